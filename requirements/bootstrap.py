@@ -1,4 +1,4 @@
-"""Makes or refreshes `.venv` from the hashed requirements; quick when nothing changed. Needs Python 3.11 and pip only."""
+"""Makes or refreshes `.venv` from the hashed requirements; quick when nothing changed. Needs only Python 3.11."""
 
 import hashlib
 import os

@@ -17,7 +17,7 @@ CPU_TORCH = "torch==2.13.0+cpu"
 
 
 def compile_file(out: str, *source: str) -> None:
-    """Resolves `source` (arguments of `uv pip compile`) into requirements/`out`; existing pins are kept where they fit."""
+    """Resolves `source` (arguments of `uv pip compile`) into requirements/`out`; existing pins stay where they fit."""
     members = [word for m in MEMBERS for word in ("--no-emit-package", m)]
     options = ["--generate-hashes", "--python-version", "3.11", "--no-header", "--no-annotate", "-q"]
     uv = str(REPOSITORY / ".venv/bin/uv") if (REPOSITORY / ".venv/bin/uv").exists() else "uv"

@@ -1,0 +1,1 @@
+"""What operator, trainer, analysis and gateway all speak: pydantic models and the standard library, nothing else."""

@@ -1,0 +1,123 @@
+"""The metrics that stages report and gates may name. A gate on any other name is refused at admission."""
+
+from enum import StrEnum
+from typing import Final
+
+from flywheel_contract.stages import Stage
+
+
+class Metric(StrEnum):
+    """Every metric by its name on the wire. Rates and shares are 0 to 1."""
+
+    # curate
+    ROWS_READ = "rowsRead"
+    ROWS_KEPT = "rowsKept"
+    DROPPED_PRIVACY = "droppedPrivacy"
+    DROPPED_SAFETY = "droppedSafety"
+    DROPPED_CONSENT = "droppedConsent"
+    DROPPED_DUPLICATE = "droppedDuplicate"
+    EVALUATION_PROMPTS_INTERNAL = "evaluationPromptsInternal"
+    EVALUATION_PROMPTS_USER = "evaluationPromptsUser"
+
+    # reward-model, on held-out pairs
+    REWARD_ACCURACY = "rewardAccuracy"
+    REWARD_ACCURACY_INTERNAL = "rewardAccuracyInternal"
+    REWARD_ACCURACY_USER = "rewardAccuracyUser"
+    LENGTH_ONLY_ACCURACY = "lengthOnlyAccuracy"
+    SHUFFLED_LABEL_ACCURACY = "shuffledLabelAccuracy"
+    LENGTH_CORRELATION = "lengthCorrelation"
+    REWARD_MEAN = "rewardMean"
+    REWARD_STD = "rewardStd"
+
+    # rejection-sample
+    SAMPLES_DRAWN = "samplesDrawn"
+    ACCEPTED_REWARD = "acceptedReward"
+    REJECTED_REWARD = "rejectedReward"
+
+    # sft, dpo, rl, reward-model
+    TRAIN_LOSS_FIRST = "trainLossFirst"
+    TRAIN_LOSS_LAST = "trainLossLast"
+    STEP_SECONDS = "stepSeconds"
+    PEAK_MEMORY_BYTES = "peakMemoryBytes"
+    KL_AT_START = "klAtStart"
+    PREFERENCE_ACCURACY = "preferenceAccuracy"
+    PREFERENCE_MARGIN = "preferenceMargin"
+    RL_REWARD_FIRST = "rlRewardFirst"
+    RL_REWARD_LAST = "rlRewardLast"
+    KL_TO_POLICY = "klToPolicy"
+
+    # evaluate: candidate against baseline
+    WIN_RATE = "winRate"
+    WIN_RATE_INTERNAL = "winRateInternal"
+    WIN_RATE_USER = "winRateUser"
+    WIN_RATE_GAP = "winRateGap"
+    PERPLEXITY = "perplexity"
+    PERPLEXITY_RATIO = "perplexityRatio"
+    REPLY_LENGTH = "replyLength"
+    REPLY_LENGTH_RATIO = "replyLengthRatio"
+    LIST_RATE = "listRate"
+    LIST_RATE_INCREASE = "listRateIncrease"
+    EMOJI_RATE = "emojiRate"
+    EMOJI_RATE_INCREASE = "emojiRateIncrease"
+    STOCK_PHRASE_RATE = "stockPhraseRate"
+    STOCK_PHRASE_RATE_INCREASE = "stockPhraseRateIncrease"
+
+
+_TRAINING: Final = (
+    Metric.TRAIN_LOSS_FIRST,
+    Metric.TRAIN_LOSS_LAST,
+    Metric.STEP_SECONDS,
+    Metric.PEAK_MEMORY_BYTES,
+)
+
+REPORTED_BY: Final[dict[Stage, tuple[Metric, ...]]] = {
+    Stage.RESOLVE: (),
+    Stage.CURATE: (
+        Metric.ROWS_READ,
+        Metric.ROWS_KEPT,
+        Metric.DROPPED_PRIVACY,
+        Metric.DROPPED_SAFETY,
+        Metric.DROPPED_CONSENT,
+        Metric.DROPPED_DUPLICATE,
+        Metric.EVALUATION_PROMPTS_INTERNAL,
+        Metric.EVALUATION_PROMPTS_USER,
+    ),
+    Stage.REWARD_MODEL: (
+        *_TRAINING,
+        Metric.REWARD_ACCURACY,
+        Metric.REWARD_ACCURACY_INTERNAL,
+        Metric.REWARD_ACCURACY_USER,
+        Metric.LENGTH_ONLY_ACCURACY,
+        Metric.SHUFFLED_LABEL_ACCURACY,
+        Metric.LENGTH_CORRELATION,
+        Metric.REWARD_MEAN,
+        Metric.REWARD_STD,
+    ),
+    Stage.REJECTION_SAMPLE: (Metric.SAMPLES_DRAWN, Metric.ACCEPTED_REWARD, Metric.REJECTED_REWARD),
+    Stage.SFT: (*_TRAINING, Metric.KL_AT_START),
+    Stage.DPO: (*_TRAINING, Metric.KL_AT_START, Metric.PREFERENCE_ACCURACY, Metric.PREFERENCE_MARGIN),
+    Stage.RL: (
+        *_TRAINING,
+        Metric.KL_AT_START,
+        Metric.RL_REWARD_FIRST,
+        Metric.RL_REWARD_LAST,
+        Metric.KL_TO_POLICY,
+    ),
+    Stage.EVALUATE: (
+        Metric.WIN_RATE,
+        Metric.WIN_RATE_INTERNAL,
+        Metric.WIN_RATE_USER,
+        Metric.WIN_RATE_GAP,
+        Metric.PERPLEXITY,
+        Metric.PERPLEXITY_RATIO,
+        Metric.REPLY_LENGTH,
+        Metric.REPLY_LENGTH_RATIO,
+        Metric.LIST_RATE,
+        Metric.LIST_RATE_INCREASE,
+        Metric.EMOJI_RATE,
+        Metric.EMOJI_RATE_INCREASE,
+        Metric.STOCK_PHRASE_RATE,
+        Metric.STOCK_PHRASE_RATE_INCREASE,
+    ),
+}
+"""Which stage reports which metrics. A stage that cannot measure one leaves it out; it never reports a stand-in."""

@@ -1,0 +1,14 @@
+"""The fixed places of a stage's pod: the operator mounts them, the trainer reads them."""
+
+from typing import Final
+
+CLAIMS_ROOT: Final = "/mnt/claims"
+"""`pvc://claim/path` is mounted at `CLAIMS_ROOT/claim`; the trainer takes another root from FLYWHEEL_CLAIMS_ROOT."""
+STAGE_SPEC: Final = "/etc/flywheel/stage.json"
+"""The StageSpec; the trainer takes another file by `--spec`."""
+STATUS_PORT: Final = 8080
+"""`GET /progress` answers a `Progress` here while a stage runs."""
+SERVER_PORT: Final = 8000
+"""The model server's OpenAI-compatible API."""
+TERMINATION_LOG: Final = "/dev/termination-log"
+"""The StageResult is written here; FLYWHEEL_TERMINATION_LOG names another file."""

@@ -1,0 +1,137 @@
+"""StageSpec: all that a stage may know. A stage is a pure function of it."""
+
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import Field, model_validator
+
+from flywheel_contract.base import Digest, Record, digest_of
+from flywheel_contract.params import (
+    CurateParams,
+    DpoParams,
+    EvaluateParams,
+    RejectionSampleParams,
+    ResolveParams,
+    RewardModelParams,
+    RlParams,
+    SftParams,
+)
+from flywheel_contract.stages import Origin, Role, Stage
+from flywheel_contract.uris import ArtifactUri, join_uri
+
+API_VERSION: Final = "contract.characterflywheel.dev/v1alpha1"
+
+MAX_INPUTS: Final = 20
+"""So many that the result of `resolve`, a digest for each, fits into a termination message."""
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=63)]
+"""A Kubernetes name."""
+
+InputKind = Literal["Data", "Model"]
+
+
+class Input(Record):
+    """One thing that a stage reads."""
+
+    name: Name = Field(description="Unique among the inputs of the stage.")
+    role: Role
+    kind: InputKind
+    uri: ArtifactUri
+    digest: Digest | None = Field(None, description="What it must be; None only while it is being resolved.")
+    origin: Origin | None = Field(None, description="For traffic and preferences: where they come from.")
+    weight: float = Field(1.0, description="For rewards: weight in the composite; for data: share in the mixture.")
+
+
+class Character(Record):
+    """A character that the model plays."""
+
+    name: Name
+    system_prompt: str = Field(max_length=16384, description="Put before every conversation with this character.")
+
+
+class _StageSpec(Record):
+    api_version: Literal["contract.characterflywheel.dev/v1alpha1"] = API_VERSION
+    owner: Name = Field(description="The Generation or RewardModel.")
+    group: Name = Field(description="The lineage of a Generation; `reward-models` for a RewardModel.")
+    artifacts: ArtifactUri = Field(description="The root under which all outputs go.")
+    inputs: list[Input] = Field(default_factory=list, max_length=MAX_INPUTS)
+    characters: list[Character] = Field(default_factory=list, max_length=64)
+    seed: int = Field(0, ge=0, lt=2**31)
+    resume: bool = Field(True, description="Go on from a checkpoint of an earlier attempt where there is one.")
+
+    @model_validator(mode="after")
+    def _unique_inputs(self) -> Self:
+        names = [i.name for i in self.inputs]
+        if len(set(names)) != len(names):
+            raise ValueError("inputs: every name may stand there once only")
+        return self
+
+
+class ResolveSpec(_StageSpec):
+    stage: Literal[Stage.RESOLVE] = Stage.RESOLVE
+    params: ResolveParams = Field(default_factory=ResolveParams)
+
+
+class CurateSpec(_StageSpec):
+    stage: Literal[Stage.CURATE] = Stage.CURATE
+    params: CurateParams = Field(default_factory=CurateParams)
+
+
+class RewardModelSpec(_StageSpec):
+    stage: Literal[Stage.REWARD_MODEL] = Stage.REWARD_MODEL
+    params: RewardModelParams = Field(default_factory=RewardModelParams)
+
+
+class RejectionSampleSpec(_StageSpec):
+    stage: Literal[Stage.REJECTION_SAMPLE] = Stage.REJECTION_SAMPLE
+    params: RejectionSampleParams = Field(default_factory=RejectionSampleParams)
+
+
+class SftSpec(_StageSpec):
+    stage: Literal[Stage.SFT] = Stage.SFT
+    params: SftParams = Field(default_factory=SftParams)
+
+
+class DpoSpec(_StageSpec):
+    stage: Literal[Stage.DPO] = Stage.DPO
+    params: DpoParams = Field(default_factory=DpoParams)
+
+
+class RlSpec(_StageSpec):
+    stage: Literal[Stage.RL] = Stage.RL
+    params: RlParams = Field(default_factory=RlParams)
+
+
+class EvaluateSpec(_StageSpec):
+    stage: Literal[Stage.EVALUATE] = Stage.EVALUATE
+    params: EvaluateParams = Field(default_factory=EvaluateParams)
+
+
+StageSpec = Annotated[
+    ResolveSpec | CurateSpec | RewardModelSpec | RejectionSampleSpec | SftSpec | DpoSpec | RlSpec | EvaluateSpec,
+    Field(discriminator="stage"),
+]
+"""Read it with `pydantic.TypeAdapter(StageSpec)`."""
+
+
+def inputs_digest(spec: StageSpec) -> Digest:
+    """The digest of everything that a stage's result depends on.
+
+    Where things lie (URIs, owner, artifact root) does not count, what they are (digests, roles, origins, weights) does,
+    so a moved bucket or a renamed Generation gives the same digest.
+    """
+    return digest_of(
+        {
+            "apiVersion": spec.api_version,
+            "stage": spec.stage.value,
+            "seed": spec.seed,
+            "params": spec.params.to_json(),
+            "characters": [c.to_json() for c in spec.characters],
+            "inputs": [i.model_dump(mode="json", by_alias=True, exclude={"uri"}) for i in spec.inputs],
+        }
+    )
+
+
+def stage_uri(spec: StageSpec) -> str:
+    """The folder of the stage's outputs: `<artifacts>/<group>/<owner>/<stage>/<16 digits of the inputs' digest>`."""
+    short = inputs_digest(spec).removeprefix("sha256:")[:16]
+    return join_uri(spec.artifacts, spec.group, spec.owner, spec.stage.value, short)

@@ -1,0 +1,67 @@
+"""The stages of the wheel and what each leaves behind."""
+
+from enum import StrEnum
+from typing import Final
+
+
+class Stage(StrEnum):
+    """A stage by its name on the command line (`flywheel-trainer <stage>`)."""
+
+    RESOLVE = "resolve"
+    """Looks at everything that is named by URI and answers its digests; refuses what cannot be used."""
+    CURATE = "curate"
+    REWARD_MODEL = "reward-model"
+    REJECTION_SAMPLE = "rejection-sample"
+    SFT = "sft"
+    DPO = "dpo"
+    RL = "rl"
+    EVALUATE = "evaluate"
+
+
+class Origin(StrEnum):
+    """Where traffic comes from; the two are kept apart everywhere."""
+
+    INTERNAL = "Internal"
+    """Employees and annotators."""
+    USER = "User"
+    """Production."""
+
+
+class Role(StrEnum):
+    """What an input is to its stage."""
+
+    TRAFFIC = "traffic"
+    """Conversations as they were captured (curate)."""
+    PREFERENCES = "preferences"
+    """Pairs `chosen`/`rejected` (reward-model, dpo)."""
+    SFT_DATA = "sft-data"
+    """Conversations to imitate, given by the user (sft)."""
+    PROMPTS = "prompts"
+    """Curated conversations that may be trained on (rejection-sample, sft, rl)."""
+    EVALUATION = "evaluation"
+    """Curated conversations that training never saw (evaluate)."""
+    ACCEPTED = "accepted"
+    """The best sampled replies (sft)."""
+    PAIRS = "pairs"
+    """Best against worst sampled replies (dpo)."""
+    GENERAL = "general"
+    """General conversations on which the perplexity must not rise (evaluate)."""
+    POLICY = "policy"
+    """The model that the stage starts from, or judges."""
+    BASELINE = "baseline"
+    """The model that the candidate is judged against (evaluate)."""
+    REWARD = "reward"
+    """A trained reward model, with its weight."""
+
+
+OUTPUTS: Final[dict[Stage, tuple[str, ...]]] = {
+    Stage.RESOLVE: (),
+    Stage.CURATE: ("prompts", "evaluation"),
+    Stage.REWARD_MODEL: ("model",),
+    Stage.REJECTION_SAMPLE: ("accepted", "pairs"),
+    Stage.SFT: ("model",),
+    Stage.DPO: ("model",),
+    Stage.RL: ("model",),
+    Stage.EVALUATE: ("report",),
+}
+"""The outputs of each stage: folders below the stage's own, named in its manifest with their digests."""
