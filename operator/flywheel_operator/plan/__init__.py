@@ -1,0 +1,1 @@
+"""What to do: pure functions from `Observed` to a `Plan`."""

@@ -1,0 +1,175 @@
+"""Spec pieces that Generation and RewardModel share."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from flywheel_contract.base import Record
+from flywheel_contract.metric_names import Metric
+from flywheel_contract.stage_spec import Name
+from flywheel_contract.stages import Origin, Stage
+from flywheel_contract.uris import ArtifactUri
+
+Quantity = Annotated[
+    int | str,
+    Field(json_schema_extra={"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}]}),
+]
+ShortText = Annotated[str, Field(max_length=253)]
+
+
+def cel(rule: str, message: str, field_path: str | None = None) -> dict[str, str]:
+    """One entry of `x-kubernetes-validations`."""
+    return {"rule": rule, "message": message} | ({"fieldPath": field_path} if field_path else {})
+
+
+def validations(*rules: dict[str, str]) -> dict[str, Any]:
+    """The schema extension that carries CEL rules."""
+    return {"x-kubernetes-validations": list(rules)}
+
+
+def list_map(*keys: str) -> dict[str, Any]:
+    """The schema extension of a list whose entries are told apart by `keys`."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys)}
+
+
+class ArtifactsSpec(Record):
+    """Where outputs go."""
+
+    uri: ArtifactUri = Field(
+        description="Root of all outputs, e.g. pvc://artifacts/runs or s3://bucket/prefix.",
+        json_schema_extra=validations(
+            cel("!self.matches('(^|/)\\\\.\\\\.(/|$)')", "the URI leaves its root: write a path without '..'")
+        ),
+    )
+
+
+class DataSource(Record):
+    """A file, or a folder of files, in JSON Lines or Parquet."""
+
+    name: Name = Field(description="Name of the source in status and reports.")
+    origin: Origin = Field(description="Internal (employees, annotators) or User (production).")
+    uri: ArtifactUri = Field(
+        description="Where the rows lie.",
+        json_schema_extra=validations(
+            cel("!self.matches('(^|/)\\\\.\\\\.(/|$)')", "the URI leaves its root: write a path without '..'")
+        ),
+    )
+
+
+class ModelUri(Record):
+    """A model by URI."""
+
+    uri: ArtifactUri = Field(description="Folder with config.json, tokenizer and safetensors weights.")
+
+
+class Toleration(Record):
+    """A pod toleration."""
+
+    key: ShortText | None = Field(None, description="Taint key; left out with operator Exists it matches all.")
+    operator: Literal["Exists", "Equal"] = Field("Equal", description="How value is compared.")
+    value: ShortText | None = Field(None, description="Taint value.")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(None, description="Taint effect.")
+
+
+class EnvVar(Record):
+    """A plain environment variable; secrets go into secretEnv."""
+
+    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128, description="Name of the variable.")
+    value: str = Field("", max_length=4096, description="Its value.")
+
+
+class Resources(Record):
+    """Compute resources of a container."""
+
+    requests: dict[str, Quantity] | None = Field(None, description="What the scheduler sets aside.")
+    limits: dict[str, Quantity] | None = Field(None, description="What the container may use at most.")
+
+
+class StageRuntime(Record):
+    """What one stage needs that the others do not."""
+
+    stage: Stage = Field(description="The stage.")
+    gpus: int | None = Field(None, ge=0, le=64, description="GPUs of this stage's pod.")
+    resources: Resources | None = Field(None, description="Resources of this stage's pod, instead of the common ones.")
+
+
+class Runtime(Record):
+    """How the pods of the stages run."""
+
+    image: ShortText | None = Field(None, description="Trainer image; left out, the operator's default.")
+    image_pull_policy: Literal["IfNotPresent", "Always", "Never"] = Field("IfNotPresent", description="As in a Pod.")
+    image_pull_secrets: list[Name] = Field(
+        default_factory=list, max_length=8, description="Names of Secrets for private registries."
+    )
+    service_account_name: Name | None = Field(None, description="ServiceAccount of the pods (cloud identities).")
+    secret_env: list[Name] = Field(
+        default_factory=list,
+        max_length=8,
+        description="Secrets whose keys become environment variables (S3 keys, HF_TOKEN); never read by the operator.",
+    )
+    env: list[EnvVar] = Field(
+        default_factory=list,
+        max_length=64,
+        description="Plain environment variables.",
+        json_schema_extra=list_map("name"),
+    )
+    queue_name: Name | None = Field(None, description="Kueue LocalQueue; Jobs are then created suspended.")
+    priority_class_name: Name | None = Field(None, description="PriorityClass of the pods.")
+    node_selector: dict[str, str] = Field(default_factory=dict, description="Labels that a node must have.")
+    tolerations: list[Toleration] = Field(default_factory=list, max_length=32, description="Taints that are tolerated.")
+    gpus: int = Field(0, ge=0, le=64, description="GPUs per pod (nvidia.com/gpu); more than one starts torchrun.")
+    resources: Resources = Field(default_factory=Resources, description="Resources of every stage's pod.")
+    termination_grace_period_seconds: int = Field(
+        120, ge=0, le=86400, description="Seconds between SIGTERM, on which a checkpoint is saved, and the end."
+    )
+    stages: list[StageRuntime] = Field(
+        default_factory=list,
+        max_length=8,
+        description="Differences of single stages.",
+        json_schema_extra=list_map("stage"),
+    )
+
+
+class RetryPolicy(Record):
+    """What happens when a stage breaks through no fault of its inputs."""
+
+    max_retries: int = Field(3, ge=0, le=100, description="New attempts per stage. Interruptions do not count.")
+    backoff_seconds: int = Field(
+        10, ge=0, le=86400, description="Wait before the first new attempt; doubled each time."
+    )
+
+
+class GateRule(Record):
+    """A bound on a metric. What was not measured, or on too few samples, does not pass."""
+
+    name: Name = Field(description="Name of the gate; a rule named like a default one replaces it.")
+    metric: Metric = Field(description="The metric that a stage reports.")
+    min: float | None = Field(None, description="The metric must be at least this.")
+    max: float | None = Field(None, description="The metric must be at most this.")
+    compare: Literal["Bound", "Estimate"] = Field(
+        "Bound",
+        description="Bound: the cautious end of the interval must keep the limit (low for min, high for max). "
+        "Estimate: the value itself.",
+    )
+    min_samples: int = Field(50, ge=0, le=1_000_000_000, description="Fewer units than this count as not measured.")
+
+
+GATE_RULES: dict[str, Any] = validations(
+    cel("has(self.min) || has(self.max)", "a gate needs min or max, or both"),
+    cel("!has(self.min) || !has(self.max) || self.min <= self.max", "min must not be greater than max"),
+)
+GateRule.model_config["json_schema_extra"] = GATE_RULES
+
+
+class GatesSpec(Record):
+    """The gates."""
+
+    defaults: Literal["Enabled", "Disabled"] = Field(
+        "Enabled", description="Disabled drops the default gates, the overfitting guard among them; status says so."
+    )
+    rules: list[GateRule] = Field(
+        default_factory=list,
+        max_length=32,
+        description="Your own gates, added to the defaults or replacing those of the same name.",
+        json_schema_extra=list_map("name"),
+    )

@@ -1,0 +1,285 @@
+"""The API of a Generation: one turn of the wheel."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from flywheel_contract.base import Record
+from flywheel_contract.metric_names import REPORTED_BY, Metric
+from flywheel_contract.params import (
+    CurateParams,
+    DpoParams,
+    EvaluateParams,
+    RejectionSampleParams,
+    RlParams,
+    SftParams,
+)
+from flywheel_contract.stage_spec import Name
+from flywheel_contract.stages import Stage
+from flywheel_contract.uris import ArtifactUri
+from flywheel_operator.model.common import (
+    ArtifactsSpec,
+    DataSource,
+    GatesSpec,
+    Resources,
+    RetryPolicy,
+    Runtime,
+    cel,
+    list_map,
+    validations,
+)
+
+RECIPE_FIELDS: dict[Stage, str] = {
+    Stage.REJECTION_SAMPLE: "rejectionSampling",
+    Stage.SFT: "sft",
+    Stage.DPO: "dpo",
+    Stage.RL: "rl",
+}
+"""The stages that a recipe may leave out, and their fields."""
+
+
+def _metrics(*stages: Stage) -> list[str]:
+    return sorted({m.value for s in stages for m in REPORTED_BY[s]})
+
+
+GENERATION_METRICS = _metrics(Stage.CURATE, *RECIPE_FIELDS, Stage.EVALUATE)
+"""The metrics that a Generation's gates may name."""
+
+
+def _needs_stage() -> list[dict[str, str]]:
+    """A gate on a metric that only stages outside the recipe report could never pass: refuse it."""
+    rules = []
+    always = {m for s in (Stage.CURATE, Stage.EVALUATE) for m in REPORTED_BY[s]}
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for metric in Metric:
+        fields = tuple(RECIPE_FIELDS[s] for s in RECIPE_FIELDS if metric in REPORTED_BY[s])
+        if fields and metric not in always:
+            groups.setdefault(fields, []).append(metric.value)
+    for fields, metrics in groups.items():
+        present = " || ".join(f"has(self.recipe.{f})" for f in fields)
+        names = ", ".join(f"'{m}'" for m in metrics)
+        rules.append(
+            cel(
+                f"({present}) || !self.gates.rules.exists(g, g.metric in [{names}])",
+                f"a gate names a metric that only these stages report: {', '.join(fields)}; add one of them to "
+                "spec.recipe or drop the gate",
+                ".gates.rules",
+            )
+        )
+    return rules
+
+
+class ParentRef(Record):
+    """What the candidate is trained from."""
+
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            cel("has(self.generation) != has(self.model)", "set exactly one of generation and model")
+        )
+    )
+    generation: Name | None = Field(None, description="A promoted Generation in the same namespace.")
+    model: ArtifactUri | None = Field(None, description="A model by URI, e.g. hf://owner/name or pvc://claim/path.")
+
+
+class ConfigMapKey(Record):
+    """A key of a ConfigMap in the same namespace."""
+
+    name: Name = Field(description="Name of the ConfigMap.")
+    key: Annotated[str, Field(max_length=253)] = Field(description="Key in its data.")
+
+
+class CharacterSpec(Record):
+    """A character that the model plays."""
+
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            cel(
+                "has(self.systemPrompt) != has(self.systemPromptFrom)",
+                "set exactly one of systemPrompt and systemPromptFrom",
+            )
+        )
+    )
+    name: Name = Field(description="Name of the character, as rows of the traffic name it.")
+    system_prompt: str | None = Field(None, max_length=16384, description="Its system prompt.")
+    system_prompt_from: ConfigMapKey | None = Field(None, description="A ConfigMap that holds its system prompt.")
+
+
+class SftSource(Record):
+    """Conversations to imitate."""
+
+    name: Name = Field(description="Name of the source in status and reports.")
+    uri: ArtifactUri = Field(description="Where the rows lie.")
+
+
+class DataSpec(Record):
+    """What the generation learns from."""
+
+    traffic: list[DataSource] = Field(
+        min_length=1, max_length=6, description="Captured conversations.", json_schema_extra=list_map("name")
+    )
+    preferences: list[DataSource] = Field(
+        default_factory=list,
+        max_length=4,
+        description="Preference pairs for DPO, beside those of rejection sampling.",
+        json_schema_extra=list_map("name"),
+    )
+    sft: list[SftSource] = Field(
+        default_factory=list,
+        max_length=4,
+        description="Further conversations for SFT.",
+        json_schema_extra=list_map("name"),
+    )
+
+
+class RewardRef(Record):
+    """A term of the composite reward."""
+
+    reward_model: Name = Field(description="A RewardModel in the same namespace.")
+    weight: float = Field(1.0, gt=0, le=100, description="Weight of its standardised score in the composite reward.")
+
+
+class RecipeSpec(Record):
+    """The training stages; each may be left out, not all of them."""
+
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            cel(
+                "has(self.sft) || has(self.dpo) || has(self.rl)",
+                "the recipe trains nothing: set at least one of sft, dpo and rl",
+            )
+        )
+    )
+    rejection_sampling: RejectionSampleParams | None = Field(
+        None, description="Draw several replies per prompt; keep the best and the worst by the composite reward."
+    )
+    sft: SftParams | None = Field(None, description="Supervised fine-tuning on accepted replies and data.sft.")
+    dpo: DpoParams | None = Field(None, description="Direct preference optimisation on pairs.")
+    rl: RlParams | None = Field(None, description="Online reinforcement learning against the composite reward.")
+
+
+class EvaluationSpec(EvaluateParams):
+    """How the candidate is judged."""
+
+    general: ArtifactUri | None = Field(
+        None,
+        description="General conversations on which the perplexity must not rise; default: the human replies of "
+        "the evaluation conversations.",
+    )
+
+
+class RolloutSpec(Record):
+    """What happens once the gates are passed."""
+
+    promotion: Literal["Auto", "Manual"] = Field(
+        "Auto", description="Manual waits for the annotation characterflywheel.dev/promote=<status.promotionHash>."
+    )
+
+
+class ServingSpec(Record):
+    """The model server of the promoted candidate."""
+
+    replicas: int = Field(1, ge=1, le=1000, description="Pods while it is in production.")
+    gpus: int = Field(0, ge=0, le=64, description="GPUs per pod; with any, vLLM serves where the image has it.")
+    resources: Resources = Field(default_factory=Resources, description="Resources of a pod.")
+    startup_timeout_seconds: int = Field(
+        1800, ge=1, le=86400, description="The server must answer a real request within this time."
+    )
+    drain_seconds: int = Field(
+        60, ge=0, le=86400, description="A superseded server stays up this long before it is scaled to zero."
+    )
+
+
+class GenerationSpec(Record):
+    """What one turn of the wheel does. Unchangeable once it has started, but for suspend, rollout and ttl."""
+
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            cel(
+                "!(has(self.recipe.rejectionSampling) || has(self.recipe.rl)) || size(self.rewards) > 0",
+                "rejectionSampling and rl need a reward: name at least one RewardModel",
+                ".rewards",
+            ),
+            cel(
+                "!has(self.recipe.dpo) || has(self.recipe.rejectionSampling) || size(self.data.preferences) > 0",
+                "dpo needs pairs: add recipe.rejectionSampling or data.preferences",
+                ".recipe",
+            ),
+            *_needs_stage(),
+        )
+    )
+    lineage: Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=50)] = Field(
+        description="The product line; its public Service has this name.",
+        json_schema_extra=validations(
+            cel("self != 'reward-models'", "reward-models is taken: it is the folder of the reward models' artefacts")
+        ),
+    )
+    parent: ParentRef = Field(description="What the candidate is trained from.")
+    characters: list[CharacterSpec] = Field(
+        default_factory=list,
+        max_length=16,
+        description="Characters and their system prompts.",
+        json_schema_extra=list_map("name"),
+    )
+    artifacts: ArtifactsSpec = Field(description="Where outputs go.")
+    data: DataSpec = Field(description="What it learns from.")
+    curation: CurateParams = Field(default_factory=CurateParams, description="Which conversations are used.")
+    rewards: list[RewardRef] = Field(
+        default_factory=list,
+        max_length=4,
+        description="The composite reward.",
+        json_schema_extra=list_map("rewardModel"),
+    )
+    recipe: RecipeSpec = Field(description="The training stages.")
+    evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec, description="How the candidate is judged.")
+    gates: GatesSpec = Field(
+        default_factory=GatesSpec,
+        description="What it must pass before it serves. Defaults: better than the baseline, the overfitting guard "
+        "(win rate above 0.65, gap between origins), perplexity and style.",
+    )
+    rollout: RolloutSpec = Field(default_factory=RolloutSpec, description="What happens once the gates are passed.")
+    serving: ServingSpec = Field(default_factory=ServingSpec, description="The model server.")
+    runtime: Runtime = Field(default_factory=Runtime, description="How the pods run.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of all draws.")
+    suspend: bool = Field(False, description="Stop the running Job (a checkpoint is saved) and start no other.")
+    retry_policy: RetryPolicy = Field(default_factory=RetryPolicy, description="Retries of broken stages.")
+    active_deadline_seconds: int | None = Field(
+        None, ge=1, le=31_536_000, description="It fails when it is not done after this time; suspended time is free."
+    )
+    ttl_seconds_after_finished: int | None = Field(
+        None, ge=0, le=315_360_000, description="Jobs and stage ConfigMaps are removed this long after its end."
+    )
+
+
+FROZEN: dict[str, bool] = {
+    name: field.is_required() or field.default_factory is not None or field.default is not None
+    for name, field in GenerationSpec.model_fields.items()
+    if name not in ("suspend", "rollout", "ttl_seconds_after_finished")
+}
+"""Spec fields that cannot change after the start -> whether they are always there (required or defaulted)."""
+
+
+def frozen_rules(frozen: dict[str, bool], kind: str) -> list[dict[str, str]]:
+    """CEL rules for the root of the object: the `frozen` spec fields keep their values once status.startTime is set."""
+    rules = []
+    for name, always in frozen.items():
+        key = "".join(w if i == 0 else w.capitalize() for i, w in enumerate(name.split("_")))
+        new, old = f"self.spec.{key}", f"oldSelf.spec.{key}"
+        same = f"{new} == {old}" if always else f"has({new}) == has({old}) && (!has({new}) || {new} == {old})"
+        rules.append(
+            cel(
+                f"!has(oldSelf.status) || !has(oldSelf.status.startTime) || ({same})",
+                f"spec.{key} cannot change once the {kind} has started: create a new {kind} instead",
+                f".spec.{key}",
+            )
+        )
+    return rules
+
+
+ROOT_RULES: list[dict[str, Any]] = [
+    cel(
+        "!has(self.spec.parent.generation) || self.spec.parent.generation != self.metadata.name",
+        "a Generation cannot be its own parent: name another one, or a model",
+        ".spec.parent.generation",
+    ),
+    *frozen_rules(FROZEN, "Generation"),
+]

@@ -1,0 +1,102 @@
+"""`Observed`: all that a pass knows of the cluster. Taken once at its start; the planner looks at nothing else."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from flywheel_contract.progress import Progress
+from flywheel_contract.stage_result import StageResult
+from flywheel_operator.model.objects import Generation, RewardModel
+from flywheel_operator.model.production import Production
+from flywheel_operator.model.snapshot import Snapshot
+
+
+class JobState(StrEnum):
+    """What a Job does, in the words that the planner needs."""
+
+    SUSPENDED = "Suspended"
+    """spec.suspend is true: a queue holds it."""
+    PENDING = "Pending"
+    """No pod of it runs yet."""
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    DELETING = "Deleting"
+    """It is on its way out; its name is not free yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """A Job and its latest pod."""
+
+    name: str
+    state: JobState
+    result: StageResult | None = None
+    """From the termination message; None where the pod is gone or wrote none that can be read."""
+    exit_code: int | None = None
+    fault: str = ""
+    """For failures without an exit code of ours: OOMKilled, Evicted, DisruptionTarget, PodLost, DeadlineExceeded ..."""
+    disrupted: bool = False
+    """The pod was taken away (preemption, drain, deletion): no fault of the stage."""
+    waiting: str = ""
+    """Why no pod runs, in the words of the scheduler, the kubelet or the queue."""
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerView:
+    """The Deployment of a Generation's model server."""
+
+    generation: str
+    model_digest: str
+    replicas: int
+    ready_replicas: int
+    """Pods that are Ready, which they become only after answering a real request."""
+    up_to_date: bool = True
+    """The controller has seen the newest spec."""
+    message: str = ""
+    """Why it is not ready, where something says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the operator itself is set to."""
+
+    trainer_image: str
+    image_pull_secrets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedGeneration:
+    """Everything around one Generation."""
+
+    generation: Generation
+    now: datetime
+    settings: Settings
+    generations: Mapping[str, Generation] = field(default_factory=dict)
+    """All Generations of the namespace by name (ancestors, mates of the lineage)."""
+    reward_models: Mapping[str, RewardModel] = field(default_factory=dict)
+    """The RewardModels that it names and that exist."""
+    config_maps: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Data of the ConfigMaps that its characters name and that exist."""
+    snapshot: Snapshot | None = None
+    jobs: Mapping[str, JobView] = field(default_factory=dict)
+    servers: Mapping[str, ServerView] = field(default_factory=dict)
+    """Model servers of the lineage by Generation."""
+    production: Production | None = None
+    """The lineage's public Service; None where it does not exist."""
+    service_taken: bool = False
+    """A Service of the lineage's name exists and is not ours."""
+    namespace_terminating: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedRewardModel:
+    """Everything around one RewardModel."""
+
+    reward_model: RewardModel
+    now: datetime
+    settings: Settings
+    config_maps: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    jobs: Mapping[str, JobView] = field(default_factory=dict)
