@@ -1,0 +1,42 @@
+"""The command line: `flywheel-trainer <stage> [--spec FILE]`, and `serve` and `probe` for the model server."""
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+from typing import Final
+
+from flywheel_contract import paths
+from flywheel_contract.stages import Stage
+from flywheel_trainer import logs, runner
+
+_SERVING: Final = ("serve", "probe")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a stage, or the model server, and answers the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] in _SERVING:
+        # Imported only here: a stage needs no server, and the probe must be quick.
+        return int(importlib.import_module(f"flywheel_trainer.serving.{arguments[0]}").main(arguments[1:]))
+    parsed = _parser().parse_args(arguments)
+    stage = Stage(parsed.stage)
+    logs.configure(stage=stage.value)
+    return int(runner.run_stage(stage, parsed.spec))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="flywheel-trainer",
+        description="Runs one stage of a generation as its StageSpec says, or serves a model.",
+        epilog="serve and probe have options of their own: flywheel-trainer serve --help",
+    )
+    parser.add_argument("stage", choices=[*(stage.value for stage in Stage), *_SERVING])
+    parser.add_argument(
+        "--spec", type=Path, default=Path(paths.STAGE_SPEC), help="the StageSpec (default: %(default)s)"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
