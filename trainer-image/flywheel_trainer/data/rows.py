@@ -1,0 +1,258 @@
+"""Traffic and preferences: reading JSON Lines and Parquet into checked rows. docs/data.md describes the formats.
+
+Every refusal is one sentence that names the file, the line and the fix, because it ends in the status of a Generation.
+"""
+
+import gzip
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from typing_extensions import TypedDict
+
+from flywheel_contract.stages import Origin
+from flywheel_trainer.errors import DataError
+
+ROLES: Final = ("system", "user", "assistant", "tool")
+SUFFIXES: Final = (".jsonl", ".json", ".jsonl.gz", ".parquet")
+DATA_FILE: Final = "data.jsonl"
+"""The file in which a stage leaves its rows. In a folder, names that start with `_` or `.` are no data."""
+
+
+class Message(TypedDict):
+    """One turn, as chat templates take it."""
+
+    role: str
+    content: str
+
+
+def _text_of_time(value: object) -> object:
+    """Parquet gives times as datetime, JSON as text."""
+    isoformat = getattr(value, "isoformat", None)
+    return isoformat() if isoformat is not None else value
+
+
+class Consent(BaseModel):
+    """What the user allowed. Nothing said about training means that the source was collected with consent."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    training: bool | None = None
+
+
+class _Row(BaseModel):
+    """What traffic and preferences share. Fields that we do not know are left alone: other tools own them."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    conversation: str = Field(min_length=1)
+    user: str = Field(min_length=1)
+    character: str | None = None
+    origin: Origin
+    time: Annotated[str | None, BeforeValidator(_text_of_time)] = None
+    signals: dict[str, bool | int | float | str | None] = Field(default_factory=dict)
+    consent: Consent = Consent()
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as it is written, without what is not known."""
+        return {k: v for k, v in self.model_dump(mode="json", exclude_none=True).items() if v != {}}
+
+
+class Conversation(_Row):
+    """A conversation between one user and one character, oldest message first."""
+
+    messages: list[Message] = Field(min_length=1)
+
+
+class Preference(_Row):
+    """Two replies to one prompt, of which `chosen` is the better one (TRL's conversational format)."""
+
+    prompt: list[Message] = Field(min_length=1)
+    chosen: list[Message] = Field(min_length=1)
+    rejected: list[Message] = Field(min_length=1)
+
+
+_RowT = TypeVar("_RowT", bound=_Row)
+_Unit = Literal["line", "row"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Raw:
+    """A row as it stands in its file, and where."""
+
+    file: Path
+    unit: _Unit
+    number: int
+    value: Any
+
+    @property
+    def place(self) -> str:
+        return f"{self.file}, {self.unit} {self.number}"
+
+
+class _Reader(Generic[_RowT]):
+    def __init__(self, row: type[_RowT], message_fields: tuple[str, ...], origin: Origin | None) -> None:
+        self._row, self._message_fields, self._origin = row, message_fields, origin
+
+    def read(self, path: Path) -> list[_RowT]:
+        rows = [self._parse(raw) for file in data_files(path) for raw in _raw_rows(file)]
+        if not rows:
+            raise DataError(f"{path} holds no rows: write at least one row into it, or take the source away")
+        return rows
+
+    def _parse(self, raw: _Raw) -> _RowT:
+        value = raw.value
+        if not isinstance(value, Mapping):
+            raise DataError(f"{raw.place}: a row is a JSON object, this is {_named(value)}; write one object per line")
+        for field, fix in (
+            ("user", "give every row the id of its user, the hold-out is split by it"),
+            ("conversation", "give every row the id of its conversation"),
+        ):
+            if value.get(field) in (None, ""):
+                raise DataError(f"{raw.place}: the row has no {field} id; {fix}")
+        for field in self._message_fields:
+            _check_messages(raw.place, field, value.get(field))
+        try:
+            return self._row.model_validate({**_without_nulls(value), "origin": self._checked_origin(raw)})
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise DataError(f"{raw.place}: {where}: {first['msg']}; docs/data.md describes the row") from error
+
+    def _checked_origin(self, raw: _Raw) -> Origin:
+        known = " or ".join(o.value for o in Origin)
+        said = raw.value.get("origin")
+        if said is None and self._origin is None:
+            raise DataError(f"{raw.place}: the row has no origin and its source declares none; write {known}")
+        if said is not None and said not in set(Origin):
+            raise DataError(f"{raw.place}: origin {said!r} is unknown; write {known}")
+        if said is not None and self._origin is not None and said != self._origin:
+            raise DataError(
+                f"{raw.place}: the row says origin {said}, its source is declared {self._origin.value}; "
+                "move the row to a source of its own origin, or correct the declaration"
+            )
+        return Origin(said) if said is not None else self._origin  # type: ignore[return-value] # one of them is given
+
+
+def read_traffic(path: Path, origin: Origin | None = None) -> list[Conversation]:
+    """Reads conversations from a file, or from all files of a folder in the order of their names.
+
+    Args:
+        path: a `.jsonl`, `.json` (lines), `.jsonl.gz` or `.parquet` file, or a folder of them.
+        origin: what the source is declared to be; a row may repeat it, never contradict it.
+
+    Raises:
+        DataError: it is missing, empty, or a row is wrong; names the file and the line.
+    """
+    return _Reader(Conversation, ("messages",), origin).read(path)
+
+
+def read_preferences(path: Path, origin: Origin | None = None) -> list[Preference]:
+    """Reads preference pairs; arguments and errors as in `read_traffic`."""
+    return _Reader(Preference, ("prompt", "chosen", "rejected"), origin).read(path)
+
+
+def data_files(path: Path) -> list[Path]:
+    """The files behind `path`, sorted by name.
+
+    Raises:
+        DataError: it does not exist, is of another kind, or is a folder without a data file.
+    """
+    kinds = ", ".join(SUFFIXES)
+    if not path.exists():
+        raise DataError(f"{path} does not exist: check the URI, and that the data was written before the start")
+    if path.is_file():
+        if not path.name.endswith(SUFFIXES):
+            raise DataError(f"{path} is no data file: write one of {kinds}")
+        return [path]
+    files = sorted(
+        file
+        for file in path.rglob("*")
+        if file.is_file()
+        and file.name.endswith(SUFFIXES)
+        and not any(part.startswith(("_", ".")) for part in file.relative_to(path).parts)
+    )
+    if not files:
+        raise DataError(f"the folder {path} holds no data file: write one of {kinds} into it")
+    return files
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Writes JSON Lines and returns how many rows there were."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n")
+            count += 1
+    return count
+
+
+def _raw_rows(file: Path) -> Iterator[_Raw]:
+    if file.stat().st_size == 0:
+        raise DataError(f"{file} is empty: write at least one row into it, or take the source away")
+    yield from _parquet_rows(file) if file.name.endswith(".parquet") else _json_rows(file)
+
+
+def _json_rows(file: Path) -> Iterator[_Raw]:
+    opened = gzip.open(file, "rb") if file.name.endswith(".gz") else file.open("rb")
+    number = 0
+    with opened as stream:
+        try:
+            for number, line in enumerate(stream, start=1):
+                if line.strip():
+                    yield _Raw(file, "line", number, json.loads(line.rstrip()))
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{file}, line {number} is no JSON ({error.msg} at column {error.colno}); "
+                "write one JSON object per line"
+            ) from error
+        except UnicodeDecodeError as error:
+            raise DataError(f"{file}, line {number} is not UTF-8; save the file as UTF-8") from error
+        except (EOFError, gzip.BadGzipFile) as error:
+            raise DataError(f"{file} is damaged after line {number} ({error}); write the file again") from error
+
+
+def _parquet_rows(file: Path) -> Iterator[_Raw]:
+    import pyarrow as pa  # noqa: PLC0415 -- a second of import, for one of the formats
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    number = 0
+    try:
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=1024):
+            for value in batch.to_pylist():
+                number += 1
+                yield _Raw(file, "row", number, value)
+    except pa.ArrowException as error:
+        raise DataError(
+            f"{file} is no readable Parquet ({str(error).splitlines()[0]}); write the file again"
+        ) from error
+
+
+def _check_messages(place: str, field: str, value: object) -> None:
+    if not isinstance(value, list) or not value:
+        raise DataError(f"{place}: the row has no {field}; write a list of objects with role and content")
+    for index, message in enumerate(value):
+        if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
+            raise DataError(f"{place}: {field}[{index}] has no text in content; write role and content as strings")
+        if message.get("role") not in ROLES:
+            raise DataError(
+                f"{place}: {field}[{index}] has the unknown role {message.get('role')!r}; "
+                f"write one of {', '.join(ROLES)}"
+            )
+
+
+def _without_nulls(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Parquet has every column in every row, null where a row has none: a null field is an absent one."""
+    return {
+        key: {k: v for k, v in item.items() if v is not None} if isinstance(item, Mapping) else item
+        for key, item in value.items()
+        if item is not None
+    }
+
+
+def _named(value: object) -> str:
+    return "null" if value is None else f"a {type(value).__name__}"
