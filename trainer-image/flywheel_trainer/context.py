@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Final
 
 from flywheel_contract.base import Digest
-from flywheel_contract.manifest import Measurement
+from flywheel_contract.manifest import Manifest, Measurement
 from flywheel_contract.metric_names import Metric
 from flywheel_contract.stage_spec import Input, StageSpec, stage_uri
 from flywheel_contract.stages import Origin, Role, Stage
@@ -125,6 +125,13 @@ class StageContext:
             raise ConfigError(f"stage {self.spec.stage} needs exactly one input of role {role}, and has {len(found)}")
         return found[0]
 
+    def manifest_beside(self, spec: Input) -> Manifest | None:
+        """The manifest of the stage whose output `spec` is; None where it was made elsewhere."""
+        location = parse_uri(spec.uri)
+        if location.scheme == "hf" or "/" not in location.path:
+            return None
+        return self.store.read_manifest(spec.uri.rstrip("/").rpartition("/")[0])
+
     def progress(
         self,
         *,
@@ -200,9 +207,7 @@ class StageContext:
         """Data always. Of models, those whose own stage's manifest does not vouch for them, and that are not huge."""
         if spec.kind == "Data":
             return True
-        location = parse_uri(spec.uri)
-        folder, _, output = spec.uri.rstrip("/").rpartition("/")
-        manifest = self.store.read_manifest(folder) if location.scheme != "hf" and location.path else None
-        if manifest is not None and manifest.outputs.get(output) == spec.digest:
+        manifest = self.manifest_beside(spec)
+        if manifest is not None and spec.digest in manifest.outputs.values():
             return False
         return size_of(path) <= MODEL_HASH_LIMIT
