@@ -1,0 +1,147 @@
+"""From a Job and its pods to a JobView. Pure: raw objects in, a view out."""
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import Final
+
+from pydantic import ValidationError
+
+from flywheel_contract.exit_codes import ExitCode
+from flywheel_contract.stage_result import StageResult
+from flywheel_operator.kube.resources import Raw
+from flywheel_operator.model.observed import JobState, JobView
+
+CONTAINER: Final = "stage"
+"""The container of a stage's pod whose end is the stage's end."""
+
+POD_LOST: Final = "PodLost"
+UNREADABLE_RESULT: Final = "UnreadableResult"
+DEADLINE_EXCEEDED: Final = "DeadlineExceeded"
+EVICTED: Final = "Evicted"
+OUT_OF_MEMORY: Final = "OOMKilled"
+
+_ENDED: Final = (JobState.SUCCEEDED, JobState.FAILED)
+_OWN_CODES: Final = frozenset(code.value for code in ExitCode)
+
+
+def latest_pod(job: Raw, pods: Iterable[Raw]) -> Raw | None:
+    """The pod of `job` that was created last; a pod of an earlier Job of the same name is none of it."""
+    uid = job["metadata"]["uid"]
+    own = [
+        pod
+        for pod in pods
+        if any(ref.get("uid") == uid and ref.get("controller") for ref in pod["metadata"].get("ownerReferences", ()))
+    ]
+    return max(own, key=lambda pod: (_created(pod), pod["metadata"]["name"]), default=None)
+
+
+def job_view(job: Raw, pods: Iterable[Raw], workload: Raw | None = None) -> JobView:
+    """The view of `job`; `workload` is what Kueue keeps for it, where Kueue holds it back."""
+    pod = latest_pod(job, pods)
+    state = _state(job, pod)
+    ended = _terminated(pod)
+    result, readable = _result(ended)
+    return JobView(
+        name=job["metadata"]["name"],
+        state=state,
+        result=result,
+        exit_code=ended.get("exitCode"),
+        fault=next(_faults(job, state, pod, readable), ""),
+        disrupted=_disrupted(state, pod),
+        waiting=_waiting(job, state, pod, workload),
+    )
+
+
+def _created(obj: Raw) -> datetime:
+    return datetime.fromisoformat(obj["metadata"]["creationTimestamp"])
+
+
+def _condition(obj: Raw | None, kind: str, status: str = "True") -> Raw | None:
+    conditions = (obj or {}).get("status", {}).get("conditions") or ()
+    return next((c for c in conditions if c["type"] == kind and c["status"] == status), None)
+
+
+def _container(pod: Raw | None) -> Raw:
+    statuses = (pod or {}).get("status", {}).get("containerStatuses") or ()
+    return next((s for s in statuses if s["name"] == CONTAINER), {})
+
+
+def _terminated(pod: Raw | None) -> Raw:
+    return _container(pod).get("state", {}).get("terminated") or {}
+
+
+def _state(job: Raw, pod: Raw | None) -> JobState:
+    if job["metadata"].get("deletionTimestamp"):
+        return JobState.DELETING
+    if _condition(job, "Complete"):
+        return JobState.SUCCEEDED
+    if _condition(job, "Failed"):
+        return JobState.FAILED
+    if job["spec"].get("suspend"):
+        return JobState.SUSPENDED
+    # A pod that ended keeps its Job running until the Job controller has taken note of it, unless it was taken away:
+    # then another pod is on its way.
+    phase = (pod or {}).get("status", {}).get("phase")
+    running = "running" in _container(pod).get("state", {}) or phase in ("Succeeded", "Failed")
+    return JobState.RUNNING if running and not _taken_away(pod) else JobState.PENDING
+
+
+def _taken_away(pod: Raw | None) -> bool:
+    """Whether the pod ended, or will end, by no fault of its own."""
+    return bool(_condition(pod, "DisruptionTarget")) or bool((pod or {}).get("metadata", {}).get("deletionTimestamp"))
+
+
+def _disrupted(state: JobState, pod: Raw | None) -> bool:
+    # A finished pod stays as long as its Job: where it is gone, someone has deleted it.
+    return _taken_away(pod) or (state is JobState.FAILED and pod is None)
+
+
+def _result(ended: Raw) -> tuple[StageResult | None, bool]:
+    """The result, and whether there was nothing that could not be read."""
+    text = ended.get("message") or ""
+    if not text:
+        return None, not ended
+    try:
+        return StageResult.from_termination_message(text), True
+    except ValidationError:
+        return None, False
+
+
+def _faults(job: Raw, state: JobState, pod: Raw | None, readable: bool) -> Iterator[str]:
+    """Words for what broke, where no exit code of ours and no result says it; the first one counts."""
+    over, ended = state in _ENDED, _terminated(pod)
+    pod_reason = str((pod or {}).get("status", {}).get("reason") or "")
+    job_reason = str((_condition(job, "Failed") or {}).get("reason") or "")
+    if over and job_reason == DEADLINE_EXCEEDED:
+        yield DEADLINE_EXCEEDED
+    if over and pod is None:
+        yield POD_LOST
+    if pod_reason == EVICTED:
+        yield EVICTED
+    if target := _condition(pod, "DisruptionTarget"):
+        yield str(target.get("reason") or "DisruptionTarget")
+    if ended and (ended.get("exitCode") not in _OWN_CODES or ended.get("reason") == OUT_OF_MEMORY):
+        yield str(ended.get("reason") or "Error")
+    if ended and not readable:
+        yield UNREADABLE_RESULT
+    if state is JobState.FAILED and not ended:
+        # The pod failed before its container ended: the node is gone, or refused the pod.
+        yield pod_reason or job_reason or POD_LOST
+
+
+def _waiting(job: Raw, state: JobState, pod: Raw | None, workload: Raw | None) -> str:
+    """Why no pod runs, in the words of whoever holds it back."""
+    if state is JobState.SUSPENDED:
+        quota = _condition(workload, "QuotaReserved", "False") or _condition(workload, "Admitted", "False")
+        return str((quota or _condition(job, "Suspended") or {}).get("message") or "")
+    if state is not JobState.PENDING or pod is None or _taken_away(pod):
+        return ""
+    if unscheduled := _condition(pod, "PodScheduled", "False"):
+        return str(unscheduled.get("message") or unscheduled.get("reason") or "")
+    return container_waiting(_container(pod))
+
+
+def container_waiting(status: Raw) -> str:
+    """`Reason: message` of a container that does not run; empty where it runs or nothing is said."""
+    waiting = status.get("state", {}).get("waiting") or {}
+    return ": ".join(str(waiting[key]) for key in ("reason", "message") if waiting.get(key))

@@ -1,0 +1,195 @@
+"""Looks at the cluster once per pass: everything that the planner may know, in one record."""
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Final
+
+from flywheel_operator.kube import jobs, parsing, servers
+from flywheel_operator.kube.client import Api
+from flywheel_operator.kube.errors import ForbiddenError, NotFoundError, UnreadableError
+from flywheel_operator.kube.progress import Scraper
+from flywheel_operator.kube.resources import (
+    CONFIG_MAP,
+    DEPLOYMENT,
+    GENERATION,
+    JOB,
+    NAMESPACE,
+    POD,
+    REWARD_MODEL,
+    SERVICE,
+    WORKLOAD,
+    Kind,
+    Raw,
+    selector,
+)
+from flywheel_operator.manifests.server import SERVER
+from flywheel_operator.model.generation import CharacterSpec
+from flywheel_operator.model.names import (
+    LABEL_COMPONENT,
+    LABEL_LINEAGE,
+    LABEL_OWNER,
+    LABEL_OWNER_KIND,
+    LABEL_QUEUE,
+    snapshot_name,
+)
+from flywheel_operator.model.objects import Generation, RewardModel
+from flywheel_operator.model.observed import (
+    JobState,
+    JobView,
+    ObservedGeneration,
+    ObservedRewardModel,
+    ServerView,
+    Settings,
+)
+from flywheel_operator.model.production import Production
+from flywheel_operator.model.snapshot import Snapshot
+
+_LABEL_WORKLOAD_JOB: Final = "kueue.x-k8s.io/job-uid"
+
+_log = logging.getLogger(__name__)
+
+
+class Observer:
+    """Takes the looks. 404 means absent; every other error is raised: a missing permission never reads as absence."""
+
+    def __init__(self, api: Api, settings: Settings, scraper: Scraper) -> None:
+        self._api = api
+        self._settings = settings
+        self._scraper = scraper
+
+    async def observe_generation(self, raw: Raw, now: datetime) -> ObservedGeneration:
+        """Everything around the Generation `raw`.
+
+        Raises:
+            UnreadableError: it, or something that it depends on, does not parse.
+            KubeError: the cluster could not be asked.
+        """
+        generation = parsing.generation(raw)
+        metadata, spec = generation.metadata, generation.spec
+        namespace, name = metadata.namespace, metadata.name
+        others, reward_models, config_maps, snapshot, (views, pods) = await asyncio.gather(
+            self._generations(generation),
+            self._reward_models(namespace, [r.reward_model for r in spec.rewards]),
+            self._config_maps(namespace, spec.characters),
+            self._snapshot(generation),
+            self._jobs(GENERATION, namespace, name, metadata.uid),
+        )
+        server_views, service, terminating = await asyncio.gather(
+            self._servers(namespace, spec.lineage, pods),
+            self._production(namespace, spec.lineage),
+            self._namespace_terminating(generation),
+        )
+        return ObservedGeneration(
+            generation=generation,
+            now=now,
+            settings=self._settings,
+            generations=others | {name: generation},
+            reward_models=reward_models,
+            config_maps=config_maps,
+            snapshot=snapshot,
+            jobs=views,
+            servers=server_views,
+            production=service if isinstance(service, Production) else None,
+            service_taken=service is False,
+            namespace_terminating=terminating,
+        )
+
+    async def observe_reward_model(self, raw: Raw, now: datetime) -> ObservedRewardModel:
+        """Everything around the RewardModel `raw`. Raises as `observe_generation`."""
+        reward_model = parsing.reward_model(raw)
+        metadata, spec = reward_model.metadata, reward_model.spec
+        config_maps, (views, _) = await asyncio.gather(
+            self._config_maps(metadata.namespace, spec.characters),
+            self._jobs(REWARD_MODEL, metadata.namespace, metadata.name, metadata.uid),
+        )
+        return ObservedRewardModel(
+            reward_model=reward_model, now=now, settings=self._settings, config_maps=config_maps, jobs=views
+        )
+
+    async def _generations(self, own: Generation) -> dict[str, Generation]:
+        """All Generations of the namespace. One that does not parse is left out, unless `own` depends on it."""
+        found = {}
+        for raw in await self._api.list(GENERATION, own.metadata.namespace):
+            name = raw["metadata"]["name"]
+            try:
+                found[name] = parsing.generation(raw)
+            except UnreadableError as error:
+                mate = (raw.get("spec") or {}).get("lineage") == own.spec.lineage
+                if name != own.metadata.name and (mate or name == own.spec.parent.generation):
+                    raise
+                _log.warning("left out: %s", error)
+        return found
+
+    async def _reward_models(self, namespace: str, names: Iterable[str]) -> dict[str, RewardModel]:
+        raws = await self._named(REWARD_MODEL, namespace, names)
+        return {name: parsing.reward_model(raw) for name, raw in raws.items()}
+
+    async def _config_maps(self, namespace: str, characters: Iterable[CharacterSpec]) -> dict[str, Mapping[str, str]]:
+        names = [c.system_prompt_from.name for c in characters if c.system_prompt_from]
+        raws = await self._named(CONFIG_MAP, namespace, names)
+        return {name: raw.get("data") or {} for name, raw in raws.items()}
+
+    async def _named(self, kind: Kind, namespace: str, names: Iterable[str]) -> dict[str, Raw]:
+        """Those of `names` that exist."""
+        wanted = list(dict.fromkeys(names))
+        raws = await asyncio.gather(*(self._api.get(kind, namespace, name) for name in wanted))
+        return {name: raw for name, raw in zip(wanted, raws, strict=True) if raw is not None}
+
+    async def _snapshot(self, own: Generation) -> Snapshot | None:
+        raw = await self._api.get(
+            CONFIG_MAP, own.metadata.namespace, snapshot_name(own.metadata.name, own.metadata.uid)
+        )
+        return None if raw is None else parsing.snapshot(raw)
+
+    async def _jobs(self, kind: Kind, namespace: str, name: str, uid: str) -> tuple[dict[str, JobView], list[Raw]]:
+        """The Jobs of the object with this `uid`, and all its pods."""
+        labels = selector({LABEL_OWNER_KIND: kind.kind, LABEL_OWNER: name})
+        found, pods = await asyncio.gather(
+            self._api.list(JOB, namespace, labels), self._api.list(POD, namespace, labels)
+        )
+        # Jobs of a former object of the same name are the garbage collector's.
+        own = [job for job in found if any(r["uid"] == uid for r in job["metadata"].get("ownerReferences", ()))]
+        views = await asyncio.gather(*(self._job(job, pods) for job in own))
+        return {view.name: view for view in views}, pods
+
+    async def _job(self, job: Raw, pods: list[Raw]) -> JobView:
+        view = jobs.job_view(job, pods)
+        if view.state is JobState.SUSPENDED and LABEL_QUEUE in job["metadata"].get("labels", {}):
+            return jobs.job_view(job, pods, await self._workload(job))
+        address = ((jobs.latest_pod(job, pods) or {}).get("status") or {}).get("podIP")
+        if view.state is JobState.RUNNING and view.exit_code is None and address:
+            return dataclasses.replace(view, progress=await self._scraper.scrape(address))
+        return view
+
+    async def _workload(self, job: Raw) -> Raw | None:
+        """What Kueue says of a Job that it holds back. Only a sentence for people hangs on it."""
+        metadata = job["metadata"]
+        try:
+            found = await self._api.list(
+                WORKLOAD, metadata["namespace"], selector({_LABEL_WORKLOAD_JOB: metadata["uid"]})
+            )
+        except (NotFoundError, ForbiddenError) as error:
+            _log.debug("why Kueue holds %s back is not known: %s", metadata["name"], error)
+            return None
+        return found[0] if found else None
+
+    async def _servers(self, namespace: str, lineage: str, pods: list[Raw]) -> dict[str, ServerView]:
+        labels = selector({LABEL_LINEAGE: lineage, LABEL_COMPONENT: SERVER})
+        views = [servers.server_view(d, pods) for d in await self._api.list(DEPLOYMENT, namespace, labels)]
+        return {view.generation: view for view in views}
+
+    async def _production(self, namespace: str, lineage: str) -> Production | bool:
+        """What serves; True where the Service does not exist, False where it is not ours."""
+        raw = await self._api.get(SERVICE, namespace, lineage)
+        if raw is None:
+            return True
+        return parsing.production(raw) if parsing.is_lineage_service(raw, lineage) else False
+
+    async def _namespace_terminating(self, own: Generation) -> bool:
+        if own.metadata.deletion_timestamp is None:
+            return False
+        raw = await self._api.get(NAMESPACE, None, own.metadata.namespace)
+        return raw is None or bool(raw["metadata"].get("deletionTimestamp"))
