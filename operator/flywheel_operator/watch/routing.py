@@ -1,0 +1,95 @@
+"""Whom an event concerns. Pure: raw objects in, keys out."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from flywheel_operator.kube.resources import GENERATION, OWN, REWARD_MODEL, Key, Raw
+from flywheel_operator.model.names import LABEL_LINEAGE, LABEL_OWNER, LABEL_OWNER_KIND
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What we remember of one of our objects: whom it refers to, and what others look at in it."""
+
+    lineage: str
+    parent: str
+    reward_models: frozenset[str]
+    fingerprint: tuple[Any, ...]
+
+
+class Router:
+    """Remembers how our objects refer to each other: one that waits for another is looked at when that changes."""
+
+    def __init__(self) -> None:
+        self._known: dict[Key, _Known] = {}
+
+    def own(self, raw: Raw, *, deleted: bool = False) -> set[Key]:
+        """Whom an event about one of our objects concerns: itself and, where it looks different to them, those that
+        refer to it or share its lineage."""
+        key = _key(raw)
+        before = self._known.get(key)
+        after = None if deleted else _known(raw)
+        if after is None:
+            self._known.pop(key, None)
+        else:
+            self._known[key] = after
+        concerned = {key}
+        if before is None or after is None or before.fingerprint != after.fingerprint:
+            for known in (before, after):
+                concerned |= self._dependents(key, known) if known else set()
+        return concerned
+
+    def child(self, raw: Raw) -> set[Key]:
+        """Whom an event about something that we made concerns: its owner, or the whole lineage."""
+        metadata = raw["metadata"]
+        labels = metadata.get("labels") or {}
+        kind, owner = labels.get(LABEL_OWNER_KIND), labels.get(LABEL_OWNER)
+        if kind in OWN and owner:
+            return {Key(kind, metadata["namespace"], owner)}
+        if lineage := labels.get(LABEL_LINEAGE):
+            return self._lineage(metadata["namespace"], lineage)
+        return set()
+
+    def keep_only(self, keys: set[Key]) -> set[Key]:
+        """Forgets all others, and says which those were."""
+        gone = set(self._known) - keys
+        for key in gone:
+            del self._known[key]
+        return gone
+
+    def _dependents(self, key: Key, known: _Known) -> set[Key]:
+        same = {k: v for k, v in self._known.items() if k.namespace == key.namespace and k.kind == GENERATION.kind}
+        if key.kind == REWARD_MODEL.kind:
+            return {k for k, v in same.items() if key.name in v.reward_models}
+        return {k for k, v in same.items() if v.parent == key.name} | self._lineage(key.namespace, known.lineage)
+
+    def _lineage(self, namespace: str, lineage: str) -> set[Key]:
+        return {
+            k
+            for k, v in self._known.items()
+            if k.namespace == namespace and k.kind == GENERATION.kind and v.lineage == lineage
+        }
+
+
+def _key(raw: Raw) -> Key:
+    return Key(raw["kind"], raw["metadata"]["namespace"], raw["metadata"]["name"])
+
+
+def _known(raw: Raw) -> _Known:
+    spec, status, metadata = raw.get("spec") or {}, raw.get("status") or {}, raw["metadata"]
+    serving: Raw = next((c for c in status.get("conditions") or () if c.get("type") == "Serving"), {})
+    return _Known(
+        lineage=spec.get("lineage", ""),
+        parent=(spec.get("parent") or {}).get("generation") or "",
+        reward_models=frozenset(r.get("rewardModel", "") for r in spec.get("rewards") or ()),
+        fingerprint=(
+            metadata.get("uid"),
+            metadata.get("generation"),
+            bool(metadata.get("deletionTimestamp")),
+            status.get("phase"),
+            (status.get("verdict") or {}).get("result"),
+            (status.get("candidate") or status.get("model") or {}).get("digest"),
+            serving.get("status"),
+            serving.get("reason"),
+        ),
+    )
