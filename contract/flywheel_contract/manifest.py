@@ -15,10 +15,10 @@ MANIFEST_NAME = "manifest.json"
 class Measurement(Record):
     """A measured metric. `low` and `high` are its two-sided interval, `n` the number of units behind it."""
 
-    value: float
-    low: float | None = None
-    high: float | None = None
-    n: int | None = Field(None, ge=0)
+    value: float = Field(description="The measured value.")
+    low: float | None = Field(None, description="Low end of the interval.")
+    high: float | None = Field(None, description="High end of the interval.")
+    n: int | None = Field(None, ge=0, description="Units behind it.")
 
 
 class Manifest(Record):

@@ -119,9 +119,14 @@ def _crd(
         "description": description,
         "required": ["spec"],
         "properties": {
-            "apiVersion": {"type": "string"},
-            "kind": {"type": "string"},
-            "metadata": {"type": "object"},
+            "apiVersion": {"type": "string", "description": f"{GROUP}/{VERSION}."},
+            "kind": {"type": "string", "description": f"{kind}."},
+            # A rule's fieldPath must name a property that the schema knows, so metadata.name is spelled out; the API
+            # server allows no description of metadata itself.
+            "metadata": {
+                "type": "object",
+                "properties": {"name": {"type": "string", "description": "At most 50 characters, no dots."}},
+            },
             "spec": spec,
             "status": _without_defaults(structural(status)),
         },
