@@ -42,3 +42,15 @@ def add(**fields: str) -> None:
     for handler in logging.getLogger().handlers:
         if isinstance(handler.formatter, JsonFormatter):
             handler.formatter.fields |= fields
+
+
+def adopt_libraries() -> None:
+    """Sends the logs of the libraries that are loaded the same way, and switches their progress bars off."""
+    transformers = sys.modules.get("transformers")
+    if transformers is not None:
+        transformers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.disable_default_handler()
+        transformers.utils.logging.enable_propagation()
+    datasets = sys.modules.get("datasets")
+    if datasets is not None:
+        datasets.disable_progress_bars()

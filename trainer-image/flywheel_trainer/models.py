@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Final
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -85,7 +86,7 @@ def load_reward(path: Path, precision: Precision = Precision.AUTO) -> PreTrained
     check_model(path)
     if not architecture(path).endswith("ForSequenceClassification"):
         raise ModelError(f"model folder {path} holds {architecture(path) or 'no named architecture'}, no reward model")
-    model = read_scorer(path, dtype_of(precision))
+    model = _read(AutoModelForSequenceClassification, path, dtype_of(precision))
     if model.config.num_labels != 1:
         raise ModelError(f"model folder {path} gives {model.config.num_labels} scores; a pointwise reward is one")
     return model.to(device()).eval()
@@ -102,14 +103,26 @@ def read_policy(path: Path, dtype: torch.dtype) -> PreTrainedModel:
 def read_scorer(path: Path, dtype: torch.dtype) -> PreTrainedModel:
     """The model in `path` with a head that gives one score; the head is new where the folder has none."""
     check_model(path)
-    return _read(AutoModelForSequenceClassification, path, dtype, num_labels=1)
+    return _read(AutoModelForSequenceClassification, path, dtype, may_be_new=("score.",), num_labels=1)
 
 
-def _read(auto: type, path: Path, dtype: torch.dtype, **options: object) -> PreTrainedModel:
+def _read(
+    auto: type, path: Path, dtype: torch.dtype, may_be_new: tuple[str, ...] = (), **options: object
+) -> PreTrainedModel:
     try:
-        model: PreTrainedModel = auto.from_pretrained(  # type: ignore[attr-defined]
-            path, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False, **options
+        model, info = auto.from_pretrained(  # type: ignore[attr-defined]
+            path,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **options,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(f"model folder {path} cannot be loaded: {error}") from error
+    # transformers fills missing weights with random numbers and only warns.
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith(may_be_new or "\0"))
+    if missing:
+        raise ModelError(f"model folder {path} lacks {len(missing)} weights ({', '.join(missing[:3])}); copy it whole")
     return model

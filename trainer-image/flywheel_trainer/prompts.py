@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from flywheel_contract.stage_spec import Character
 from flywheel_trainer.data.rows import Message
+from flywheel_trainer.errors import DataError
 
 
 def with_character(
@@ -23,8 +25,16 @@ def with_character(
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, reply_next: bool = False) -> str:
-    """The text of `messages` in the model's chat template; with `reply_next` it ends where the reply begins."""
-    return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=reply_next))
+    """The text of `messages` in the model's chat template; with `reply_next` it ends where the reply begins.
+
+    Raises:
+        DataError: the template refuses the order of the roles.
+    """
+    try:
+        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=reply_next))
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise DataError(f"the model's chat template refuses a conversation with the roles {roles}: {error}") from error
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -126,6 +126,7 @@ def _is_disk_full(error: BaseException) -> bool:
 
 def _run(ctx: StageContext) -> StageResult:
     module = importlib.import_module(f"flywheel_trainer.stages.{ctx.spec.stage.value.replace('-', '_')}")
+    logs.adopt_libraries()
     started = _now()
     server = StatusServer(ctx.board, _status_port()) if is_main_process() else None
     try:

@@ -1,0 +1,124 @@
+"""Training examples: conversations and pairs, with the character, within the length, in their inputs' shares."""
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from transformers import PreTrainedTokenizerBase
+
+from flywheel_contract.stages import Role
+from flywheel_trainer.context import LocalInput, StageContext
+from flywheel_trainer.data.rows import Conversation, Message, Preference, read_preferences, read_traffic
+from flywheel_trainer.data.split import draw_key
+from flywheel_trainer.errors import ConfigError, DataError
+from flywheel_trainer.prompts import fit_prompt, render, token_ids, with_character
+
+Row = TypeVar("Row", Conversation, Preference)
+
+IGNORED = -100
+"""The label of a token that the loss leaves out."""
+
+
+def conversations(ctx: StageContext, role: Role) -> list[Conversation]:
+    """All conversations of a role, each input in its share."""
+    return [row for each in ctx.inputs(role) for row in _share(ctx, each, read_traffic(each.path, each.origin))]
+
+
+def preferences(ctx: StageContext, *roles: Role) -> list[Preference]:
+    """All pairs of some roles, each input in its share.
+
+    Raises:
+        ConfigError: there is no input of these roles.
+    """
+    inputs = [each for role in roles for each in ctx.inputs(role)]
+    if not inputs:
+        raise ConfigError(f"stage {ctx.spec.stage} needs an input of role {' or '.join(roles)}; name one in the recipe")
+    return [row for each in inputs for row in _share(ctx, each, read_preferences(each.path, each.origin))]
+
+
+def draw(ctx: StageContext, rows: Sequence[Row], count: int) -> list[Row]:
+    """At most `count` rows, drawn by the seed; the order of the rows that are left stays."""
+    keys = sorted(range(len(rows)), key=lambda index: draw_key(ctx.spec.seed, f"{rows[index].conversation}/{index}"))
+    return [rows[index] for index in sorted(keys[:count])]
+
+
+def prompt_of(messages: Sequence[Message]) -> list[Message]:
+    """A conversation without its last reply."""
+    return list(messages[:-1]) if messages and messages[-1]["role"] == "assistant" else list(messages)
+
+
+def encode_replies(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], max_length: int, *, all_replies: bool
+) -> dict[str, list[int]] | None:
+    """Tokens of a conversation, and labels for its replies (all, or the last) and for nothing else.
+
+    Older turns are dropped until it fits into `max_length`. None where no token of a reply is left.
+    """
+    if messages[-1]["role"] != "assistant":
+        return None
+    room = max_length - _reply_length(tokenizer, messages)
+    messages = [*fit_prompt(tokenizer, messages[:-1], max(room, 1)), messages[-1]]
+    ids = token_ids(tokenizer, render(tokenizer, messages))
+    labels = [IGNORED] * len(ids)
+    for index, message in enumerate(messages):
+        last = index == len(messages) - 1
+        if index and message["role"] == "assistant" and (last or all_replies):
+            start, end = _span(tokenizer, messages, index, ids)
+            labels[start:end] = ids[start:end]
+    ids, labels = ids[:max_length], labels[:max_length]
+    return {"input_ids": ids, "labels": labels} if any(label != IGNORED for label in labels) else None
+
+
+def encode_pair(
+    ctx: StageContext, tokenizer: PreTrainedTokenizerBase, row: Preference, max_length: int
+) -> tuple[list[Message], list[Message]] | None:
+    """The two whole conversations of a pair over the same prompt, which is shortened until both fit; or None."""
+    prompt = with_character(row.prompt, row.character, ctx.spec.characters)
+    longest = max(_reply_length(tokenizer, [*prompt, *reply]) for reply in (row.chosen, row.rejected))
+    prompt = fit_prompt(tokenizer, prompt, max(max_length - longest, 1))
+    pair = [*prompt, *row.chosen], [*prompt, *row.rejected]
+    if any(len(token_ids(tokenizer, render(tokenizer, messages))) > max_length for messages in pair):
+        return None
+    return pair
+
+
+def require(rows: Sequence[Any], what: str) -> None:
+    """Refuses to go on with nothing.
+
+    Raises:
+        DataError: there are no rows.
+    """
+    if not rows:
+        raise DataError(f"{what}: no row is left; give more data, or loosen the limits on length")
+
+
+def _share(ctx: StageContext, each: LocalInput, rows: list[Row]) -> list[Row]:
+    """Weight 1 takes every row once, 2 twice, 0.5 a half of them, drawn by the seed."""
+    whole, part = divmod(each.weight, 1)
+    return rows * int(whole) + draw(ctx, rows, round(part * len(rows)))
+
+
+def _reply_length(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> int:
+    prompt = token_ids(tokenizer, render(tokenizer, messages[:-1], reply_next=True)) if len(messages) > 1 else []
+    return len(token_ids(tokenizer, render(tokenizer, messages))) - len(prompt)
+
+
+def _span(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], index: int, ids: list[int]
+) -> tuple[int, int]:
+    """Where the tokens of reply `index` begin and end within `ids`.
+
+    A template may write earlier turns differently once others follow (some leave out the thinking). Such a reply is
+    not trained on; of the last one, what comes behind the common beginning.
+    """
+    before = token_ids(tokenizer, render(tokenizer, messages[:index], reply_next=True))
+    start = _common(ids, before)
+    if index == len(messages) - 1:
+        return start, len(ids)
+    through = token_ids(tokenizer, render(tokenizer, messages[: index + 1]))
+    end = _common(ids, through)
+    return (start, end) if start == len(before) and end == len(through) else (0, 0)
+
+
+def _common(first: list[int], second: list[int]) -> int:
+    length = min(len(first), len(second))
+    return next((i for i in range(length) if first[i] != second[i]), length)

@@ -1,0 +1,69 @@
+"""Direct preference optimisation on sampled pairs and annotated preferences, with the predecessor as reference."""
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+from trl import DPOConfig, DPOTrainer
+
+from flywheel_contract.manifest import Measurement
+from flywheel_contract.metric_names import Metric
+from flywheel_contract.stages import Role
+from flywheel_trainer import reports, training
+from flywheel_trainer.callbacks import History
+from flywheel_trainer.context import StageContext, StageOutcome
+from flywheel_trainer.data.rows import Message
+from flywheel_trainer.examples import encode_pair, encode_replies, preferences, require
+from flywheel_trainer.models import read_policy
+
+Pair = dict[str, list[Message]]
+"""`prompt`, `chosen` and `rejected`, as TRL reads them."""
+
+
+def run(ctx: StageContext) -> StageOutcome:
+    """Trains the policy and leaves the merged model."""
+    params = ctx.spec.params
+    start = training.prepare(ctx, params, ctx.input(Role.POLICY).path, read_policy)
+    pairs, counts = _pairs(ctx, start.tokenizer)
+    # TRL reads the reference from the folder that the model came from, or takes the model without its adapter.
+    trainer = DPOTrainer(
+        model=start.model,
+        args=training.configure(
+            ctx, DPOConfig, params, max_length=params.max_length, beta=params.beta, loss_type=[params.loss_type]
+        ),
+        train_dataset=Dataset.from_list(pairs),
+        processing_class=start.tokenizer,
+        peft_config=training.lora(params, "CAUSAL_LM"),
+    )
+    encoded = (
+        encode_replies(start.tokenizer, p["prompt"] + p["chosen"], params.max_length, all_replies=False)
+        for p in pairs[: reports.KL_SEQUENCES]
+    )
+    kl = reports.kl_at_start(ctx, trainer, start, [reports.reply_of(e) for e in encoded if e is not None])
+    history = training.train(ctx, trainer)
+    training.release(trainer, start)
+    training.leave_model(ctx, params, start)
+    return StageOutcome(
+        metrics={**reports.training(history), **kl, **_preferred(history)},
+        counts=counts,
+        message=reports.sentence(history),
+    )
+
+
+def _pairs(ctx: StageContext, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Pair], dict[str, int]]:
+    rows = preferences(ctx, Role.PAIRS, Role.PREFERENCES)
+    pairs: list[Pair] = []
+    for row in rows:
+        fitted = encode_pair(ctx, tokenizer, row, ctx.spec.params.max_length)
+        if fitted is not None:
+            prompt = fitted[0][: -len(row.chosen)]
+            pairs.append({"prompt": prompt, "chosen": list(row.chosen), "rejected": list(row.rejected)})
+    require(pairs, "stage dpo")
+    return pairs, {"rows": len(rows), "dropped-too-long": len(rows) - len(pairs)}
+
+
+def _preferred(history: History) -> dict[Metric, Measurement]:
+    """How often, and by how much, the policy's implicit reward prefers the chosen reply, over the last steps' pairs."""
+    found = {
+        Metric.PREFERENCE_ACCURACY: history.last("rewards/accuracies"),
+        Metric.PREFERENCE_MARGIN: history.last("rewards/margins"),
+    }
+    return {name: measured for name, measured in found.items() if measured is not None}
