@@ -20,7 +20,7 @@ SERVERS = "servers"
 
 @cache
 def hierarchies() -> tuple[Path, ...]:
-    """Mount points of all controllers (cgroup v1), or the one of cgroup v2. Empty where there are none."""
+    """Mount points of all controllers (cgroup v1), then that of cgroup v2, as far as they are mounted."""
     first, second = [], []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
@@ -29,7 +29,8 @@ def hierarchies() -> tuple[Path, ...]:
             first.append(place)
         elif kind == "cgroup2":
             second.append(place)
-    return tuple(sorted(set(first))) or tuple(second[:1])
+    # A hybrid machine has both; runc then also makes an empty group in the second.
+    return (*sorted(set(first)), *second[:1])
 
 
 def unified() -> bool:

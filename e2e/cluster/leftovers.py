@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 CNI_RESULTS = Path("/var/lib/cni/results")
 CONTAINER_LOGS = Path("/var/log/containers")
+CONTAINER_ID = 64
+"""Length of a container's id; cluster names are shorter."""
 SHIM_SOCKETS = Path("/run/containerd/s")
 
 
@@ -30,8 +32,12 @@ def stop(layout: Layout, record: Record | None) -> None:
     _remove_strays(layout)
 
 
-def erase(layout: Layout) -> None:
+def erase(layout: Layout, record: Record | None) -> None:
     """Remove the cluster's cgroup and folder; it must be stopped."""
+    if record is not None:
+        # What kubectl remembers of an API at this address would mislead it about the next one there.
+        remembered = Path.home() / ".kube" / "cache" / "discovery" / f"127.0.0.1_{record.api_port}"
+        shutil.rmtree(remembered, ignore_errors=True)
     cgroups.remove(layout.cgroup)
     if layout.root.exists():
         shutil.rmtree(layout.root)
@@ -51,9 +57,10 @@ def _remove_shim_sockets(layout: Layout) -> None:
 def _remove_strays(layout: Layout) -> None:
     """libcni keeps results, and the kubelet keeps links to logs, in folders that cannot be chosen."""
     for file in CNI_RESULTS.glob(f"{layout.network}-*"):
-        # A cluster named flywheel must not take flywheel-test's: what follows is the container's id.
-        if len(file.name.removeprefix(f"{layout.network}-").partition("-")[0]) == 64:
+        container = file.name.removeprefix(f"{layout.network}-").partition("-")[0]
+        if len(container) == CONTAINER_ID:  # else it is of flywheel-test, when this is flywheel
             file.unlink(missing_ok=True)
+            (CNI_RESULTS / f"cni-loopback-{container}-lo").unlink(missing_ok=True)
     for link in CONTAINER_LOGS.glob("*.log"):
         if link.is_symlink() and str(link.readlink()).startswith(f"{layout.root}/"):
             link.unlink(missing_ok=True)

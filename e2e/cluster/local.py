@@ -9,7 +9,19 @@ from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from e2e.cluster import addons, archive, cgroups, configs, debian, leftovers, network, processes, servers, toolchain
+from e2e.cluster import (
+    addons,
+    archive,
+    cgroups,
+    configs,
+    debian,
+    leftovers,
+    network,
+    processes,
+    registry,
+    servers,
+    toolchain,
+)
 from e2e.cluster.api import Api
 from e2e.cluster.errors import CannotRunError, ClusterError
 from e2e.cluster.layout import Addresses, Layout
@@ -98,8 +110,9 @@ class Cluster:
         if os.geteuid():
             raise CannotRunError("Taking a cluster down needs root, as bringing it up did.")
         with toolchain.locked(self.layout.lock):
-            leftovers.stop(self.layout, Record.load(self.layout.record))
-            leftovers.erase(self.layout)
+            record = Record.load(self.layout.record)
+            leftovers.stop(self.layout, record)
+            leftovers.erase(self.layout, record)
             self.layout.lock.unlink(missing_ok=True)
 
     def status(self) -> Json:
@@ -123,8 +136,9 @@ class Cluster:
         Raises:
             ClusterError: it failed.
         """
-        command = ["ctr", "--address", str(self.layout.containerd_socket), "--namespace", "k8s.io", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        client = ["ctr", "--address", str(self.layout.containerd_socket), "--namespace", "k8s.io"]
+        # Inside, since it is the client that talks to a registry.
+        done = subprocess.run(self.command(*client, *arguments), capture_output=True, text=True, check=False)
         if done.returncode:
             raise ClusterError(f"ctr {' '.join(arguments)} failed: {done.stderr.strip()[-400:]}")
         return done.stdout
@@ -136,6 +150,32 @@ class Cluster:
     def load_archive(self, file: Path) -> None:
         """Load an image archive, as Docker or the OCI write it."""
         self.ctr("images", "import", str(file))
+
+    def run_registry(self) -> None:
+        """Start the registry inside the cluster (`registry.ADDRESS` there), unless it runs.
+
+        Raises:
+            ClusterError: the cluster is down, or the registry does not answer.
+        """
+        binary = registry.program(self._say)
+        with toolchain.locked(self.layout.lock):
+            record = Record.load(self.layout.record)
+            if record is None:
+                raise ClusterError(f"cluster {self.name} is down")
+            process = record.processes.get("registry")
+            if process is None or not process.alive:
+                self._start([registry.server(self.layout, binary)], record)
+        self._wait_for("the registry", self._registry_answers, "registry", patience=30)
+
+    def pull(self, source: str, image: str) -> None:
+        """Have containerd pull an image from the registry inside, and call it by another name.
+
+        Raises:
+            ClusterError: it failed.
+        """
+        self.ctr("images", "pull", "--plain-http", source)
+        self.ctr("images", "tag", "--force", source, image)
+        self.ctr("images", "rm", source)
 
     def command(self, *arguments: str) -> list[str]:
         """Return a command line that runs inside the cluster's network namespace."""
@@ -212,6 +252,10 @@ class Cluster:
         except ClusterError:
             return False
         return True
+
+    def _registry_answers(self) -> bool:
+        probe = f"exec 3<>/dev/tcp/{registry.ADDRESS.replace(':', '/')}"
+        return subprocess.run(self.command("bash", "-c", probe), capture_output=True, check=False).returncode == 0
 
     def _node_ready(self, since: float = 0.0) -> bool:
         """Say whether the kubelet has called its node ready since then (in seconds of the epoch).

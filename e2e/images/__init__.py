@@ -1,0 +1,1 @@
+"""Builds the project's images from their real Dockerfiles, without Docker, and brings them into a cluster."""
