@@ -1,0 +1,1 @@
+"""Pure builders of the objects that we create: data in, manifests out."""

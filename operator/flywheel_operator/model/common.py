@@ -15,6 +15,8 @@ Quantity = Annotated[
     Field(json_schema_extra={"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}]}),
 ]
 ShortText = Annotated[str, Field(max_length=253)]
+SourceName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
+"""Short enough to be the name of a stage's input with its role before it."""
 
 
 def cel(rule: str, message: str, field_path: str | None = None) -> dict[str, str]:
@@ -46,7 +48,7 @@ class ArtifactsSpec(Record):
 class DataSource(Record):
     """A file, or a folder of files, in JSON Lines or Parquet."""
 
-    name: Name = Field(description="Name of the source in status and reports.")
+    name: SourceName = Field(description="Name of the source in status and reports.")
     origin: Origin = Field(description="Internal (employees, annotators) or User (production).")
     uri: ArtifactUri = Field(
         description="Where the rows lie.",

@@ -24,6 +24,7 @@ from flywheel_operator.model.common import (
     Resources,
     RetryPolicy,
     Runtime,
+    SourceName,
     cel,
     list_map,
     validations,
@@ -107,7 +108,7 @@ class CharacterSpec(Record):
 class SftSource(Record):
     """Conversations to imitate."""
 
-    name: Name = Field(description="Name of the source in status and reports.")
+    name: SourceName = Field(description="Name of the source in status and reports.")
     uri: ArtifactUri = Field(description="Where the rows lie.")
 
 

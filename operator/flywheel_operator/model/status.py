@@ -136,7 +136,9 @@ class CommandStatus(StatusRecord):
     outcome: str = Field(description="What came of it.")
 
 
-class _Status(StatusRecord):
+class ObjectStatus(StatusRecord):
+    """What the statuses of both kinds share."""
+
     observed_generation: int = Field(0, ge=0, description="metadata.generation that this status speaks of.")
     start_time: Time | None = Field(None, description="When it started; spec is frozen from then on.")
     completion_time: Time | None = Field(None, description="When it ended.")
@@ -161,7 +163,7 @@ class _Status(StatusRecord):
     )
 
 
-class GenerationStatus(_Status):
+class GenerationStatus(ObjectStatus):
     """The status of a Generation."""
 
     phase: Phase = Field(Phase.PENDING, description="Where it is in its life.")
@@ -182,7 +184,7 @@ class GenerationStatus(_Status):
     superseded_time: Time | None = Field(None, description="Since when another Generation serves in its place.")
 
 
-class RewardModelStatus(_Status):
+class RewardModelStatus(ObjectStatus):
     """The status of a RewardModel."""
 
     phase: RewardModelPhase = Field(RewardModelPhase.PENDING, description="Where it is in its life.")

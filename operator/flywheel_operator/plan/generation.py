@@ -1,0 +1,225 @@
+"""The planner of Generations: from its creation to its verdict. What comes after stands in `serving`."""
+
+from typing import Final
+
+from flywheel_contract.base import digest_of
+from flywheel_contract.stage_spec import StageSpec
+from flywheel_contract.stages import Stage
+from flywheel_operator.manifests.snapshot import snapshot_config_map
+from flywheel_operator.manifests.stage import StageOwner
+from flywheel_operator.model.names import COMMAND_ABORT, snapshot_name
+from flywheel_operator.model.observed import ObservedGeneration
+from flywheel_operator.model.phases import TERMINAL, Phase, StageState, Verdict
+from flywheel_operator.model.snapshot import Snapshot
+from flywheel_operator.model.status import (
+    GenerationStatus,
+    ModelRef,
+    ResolvedInput,
+    SnapshotRef,
+    StageStatus,
+    VerdictStatus,
+)
+from flywheel_operator.plan import promotion, reasons, serving
+from flywheel_operator.plan.actions import Plan
+from flywheel_operator.plan.draft import Draft
+from flywheel_operator.plan.pipeline import advance
+from flywheel_operator.plan.prerequisites import Missing, Prerequisites, check, served_before
+from flywheel_operator.plan.running import (
+    clean_up_after_ttl,
+    current_stage,
+    delete_stray_jobs,
+    interrupt_stages,
+    resume,
+    seconds_left,
+    show_progress,
+    suspend,
+    take_step,
+)
+from flywheel_operator.plan.stage_specs import (
+    PARENT_INPUT,
+    generation_stages,
+    resolve_generation,
+    training_stage,
+    with_digests,
+)
+
+WAIT_SECONDS: Final = 30.0
+"""How often a waiting Generation looks by itself; what it waits for also wakes it."""
+
+
+def plan(observed: ObservedGeneration) -> Plan[GenerationStatus]:
+    """What to do about one Generation now."""
+    generation = observed.generation
+    draft = Draft(generation.metadata, observed.now, generation.status)
+    if generation.metadata.deletion_timestamp is not None:
+        serving.plan_deletion(draft, observed)
+        return draft.plan()
+    if generation.status.phase in TERMINAL:
+        clean_up_after_ttl(draft, generation.spec.ttl_seconds_after_finished)
+    elif draft.asked(COMMAND_ABORT) is not None:
+        interrupt_stages(draft)
+        draft.command(COMMAND_ABORT, "aborted")
+        promotion.end(draft, Phase.ABORTED, reasons.ABORTED, "ended by the abort annotation")
+    elif generation.spec.suspend:
+        suspend(draft)
+        draft.set(phase=Phase.SUSPENDED)
+    else:
+        resume(draft)
+        _go_on(draft, observed)
+    serving.plan_serving(draft, observed)
+    delete_stray_jobs(draft, observed)
+    _wake_mates(draft, observed)
+    return draft.plan()
+
+
+def _go_on(draft: Draft[GenerationStatus], observed: ObservedGeneration) -> None:
+    spec = observed.generation.spec
+    left = seconds_left(draft.status, spec.active_deadline_seconds, observed.now)
+    if left is not None and left <= 0:
+        interrupt_stages(draft)
+        message = f"not done within spec.activeDeadlineSeconds ({spec.active_deadline_seconds} s)"
+        promotion.end(draft, Phase.FAILED, reasons.DEADLINE_EXCEEDED, message)
+        return
+    if left is not None:
+        draft.look_again(left)
+    if draft.status.snapshot is None and not _prepare(draft, observed):
+        return
+    if draft.status.snapshot is not None:
+        _run(draft, observed)
+
+
+def _prepare(draft: Draft[GenerationStatus], observed: ObservedGeneration) -> bool:
+    """Before the snapshot: waits for what the Generation refers to, then has its URIs looked at. True: go on now."""
+    if draft.status.start_time is None:
+        stale = served_before(observed)
+        if stale is not None:
+            verdict = VerdictStatus(result=Verdict.STALE_BASELINE, reason=reasons.SERVED_BEFORE, message=stale)
+            draft.set(verdict=verdict)
+            promotion.end(draft, Phase.COMPLETED, reasons.SERVED_BEFORE, stale)
+            return False
+    found = check(observed)
+    if isinstance(found, Missing):
+        _wait(draft, found)
+        return False
+    draft.condition(reasons.PREREQUISITES_MET, "True", "AllFound", "parent, reward models and characters are there")
+    draft.drop_condition(reasons.PARENT_CYCLE_CONDITION)
+    if draft.status.start_time is None:
+        spec = observed.generation.spec
+        stages = [StageStatus(name=s) for s in generation_stages(spec.recipe)]
+        image = spec.runtime.image or observed.settings.trainer_image
+        draft.set(start_time=observed.now, resolved=spec, trainer_image=image, stages=stages)
+    stage = draft.status.stages[0]
+    if stage.state is not StageState.SUCCEEDED:
+        spec_of_stage = resolve_generation(observed.generation.metadata.name, observed.generation.spec)
+        stage = _advance(draft, observed, stage, spec_of_stage)
+        if stage.state is not StageState.SUCCEEDED:
+            return False
+    _take_snapshot(draft, observed, found)
+    return False
+
+
+def _wait(draft: Draft[GenerationStatus], missing: Missing) -> None:
+    cycle = missing.reason == reasons.PARENT_CYCLE
+    if cycle:
+        draft.condition(reasons.PARENT_CYCLE_CONDITION, "True", missing.reason, missing.message)
+    before = next((c for c in draft.status.conditions if c.type == reasons.PREREQUISITES_MET), None)
+    if before is None or before.reason != missing.reason:
+        draft.event("Warning" if cycle else "Normal", missing.reason, missing.message)
+    draft.condition(reasons.PREREQUISITES_MET, "False", missing.reason, missing.message)
+    draft.condition(reasons.PROGRESSING, "False", reasons.WAITING, missing.message)
+    if draft.status.start_time is None:
+        draft.set(phase=Phase.PENDING)
+    draft.look_again(WAIT_SECONDS)
+
+
+def _take_snapshot(draft: Draft[GenerationStatus], observed: ObservedGeneration, found: Prerequisites) -> None:
+    generation = observed.generation
+    resolved = draft.status.stages[0].outputs
+    asked = resolve_generation(generation.metadata.name, generation.spec).inputs
+    inputs = with_digests(asked, resolved)
+    parent = found.parent or next(ModelRef(uri=i.uri, digest=i.digest or "") for i in inputs if i.name == PARENT_INPUT)
+    now_serving = observed.production.record.serving if observed.production else None
+    baseline = (
+        ModelRef(generation=now_serving.generation, uri=now_serving.uri, digest=now_serving.digest)
+        if now_serving
+        else parent
+    )
+    snapshot = Snapshot(
+        spec=generation.spec,
+        parent=parent,
+        baseline=baseline,
+        production_digest=now_serving.digest if now_serving else None,
+        inputs=[i for i in inputs if i.name != PARENT_INPUT],
+        rewards=found.rewards,
+        characters=found.characters,
+        trainer_image=draft.status.trainer_image or observed.settings.trainer_image,
+    )
+    name = snapshot_name(generation.metadata.name, generation.metadata.uid)
+    if observed.snapshot is not None:
+        # Created by a pass that could not write its status any more: it was the first, so it counts.
+        snapshot = observed.snapshot
+    draft.create.append(snapshot_config_map(generation.metadata, generation.spec.lineage, name, snapshot))
+    draft.set(
+        snapshot=SnapshotRef(name=name, digest=digest_of(snapshot.to_json())),
+        inputs=[ResolvedInput(name=o.name, uri=o.uri, digest=o.digest) for o in resolved],
+        baseline=snapshot.baseline,
+        production_digest=snapshot.production_digest,
+    )
+    said = f"snapshot {name}: judged against {snapshot.baseline.generation or snapshot.baseline.uri}"
+    draft.event("Normal", reasons.SNAPSHOT_TAKEN, said)
+    draft.look_again(0.0)
+
+
+def _run(draft: Draft[GenerationStatus], observed: ObservedGeneration) -> None:
+    snapshot = observed.snapshot
+    if snapshot is None:
+        name = draft.status.snapshot.name if draft.status.snapshot else "?"
+        message = f"the ConfigMap {name}, from which the stages run, was deleted: create a new Generation"
+        promotion.end(draft, Phase.FAILED, reasons.SNAPSHOT_LOST, message)
+        return
+    stage = current_stage(draft.status)
+    if stage is not None:
+        done = {s.name: s for s in draft.status.stages}
+        spec = training_stage(stage.name, observed.generation.metadata.name, snapshot, done)
+        stage = _advance(draft, observed, stage, spec)
+    if stage is None or (stage.state is StageState.SUCCEEDED and stage.name is Stage.EVALUATE):
+        promotion.plan_promotion(draft, observed, snapshot)
+
+
+def _advance(
+    draft: Draft[GenerationStatus], observed: ObservedGeneration, stage: StageStatus, spec: StageSpec
+) -> StageStatus:
+    generation = observed.generation
+    owner = StageOwner(
+        kind="Generation",
+        metadata=generation.metadata,
+        lineage=generation.spec.lineage,
+        runtime=generation.spec.runtime,
+        image=draft.status.trainer_image or observed.settings.trainer_image,
+        pull_secrets=observed.settings.image_pull_secrets,
+    )
+    view = observed.jobs.get(stage.job) if stage.job else None
+    step = advance(stage, spec, view, owner, generation.spec.retry_policy, observed.now)
+    take_step(draft, stage, step)
+    after = step.status
+    if after.state is StageState.FAILED:
+        promotion.end(draft, Phase.FAILED, after.reason, f"stage {after.name.value}: {after.message}")
+        return after
+    if after.state is StageState.QUEUED:
+        draft.set(phase=Phase.QUEUED)
+    else:
+        draft.set(phase=Phase.EVALUATING if after.name is Stage.EVALUATE else Phase.RUNNING)
+    show_progress(draft, after)
+    return after
+
+
+def _wake_mates(draft: Draft[GenerationStatus], observed: ObservedGeneration) -> None:
+    """Others of the lineage, and children, look again when this one's outcome or production has changed."""
+    before = observed.generation.status
+    if draft.switch is None and before.verdict == draft.status.verdict and before.phase == draft.status.phase:
+        return
+    me = observed.generation
+    for name, other in observed.generations.items():
+        kin = other.spec.lineage == me.spec.lineage or other.spec.parent.generation == me.metadata.name
+        if kin and name != me.metadata.name:
+            draft.wake.append(name)

@@ -1,0 +1,172 @@
+"""One stage's life: which attempt runs, what its end means, when the next one is due."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from flywheel_contract.exit_codes import USER_MISTAKES, ExitCode
+from flywheel_contract.manifest import MANIFEST_NAME
+from flywheel_contract.stage_result import Reason, StageResult
+from flywheel_contract.stage_spec import StageSpec, inputs_digest, stage_uri
+from flywheel_contract.stages import Stage
+from flywheel_contract.uris import join_uri
+from flywheel_operator.manifests.stage import StageOwner, config_map, job, job_name
+from flywheel_operator.model.common import RetryPolicy
+from flywheel_operator.model.observed import JobState, JobView
+from flywheel_operator.model.phases import StageState
+from flywheel_operator.model.status import MetricStatus, Output, StageProgress, StageStatus
+from flywheel_operator.plan.actions import Manifest
+
+POLL_SECONDS: Final = 5.0
+"""How often a running stage's progress is asked for; everything else is watched."""
+BACKOFF_LIMIT_SECONDS: Final = 3600
+LOST_RESULT_SECONDS: Final = 5
+"""Wait before a stage whose result or pod was lost is started again; its work lies in the artefact store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The stage's next status and what has to be created for it."""
+
+    status: StageStatus
+    create: tuple[Manifest, ...] = ()
+    requeue_after: float | None = None
+
+
+def advance(
+    status: StageStatus, spec: StageSpec, view: JobView | None, owner: StageOwner, retry: RetryPolicy, now: datetime
+) -> Step:
+    """One look at one stage that has not ended.
+
+    A Job that is missing never means "not started": its attempt stands in status, and the Job of that name is created
+    again, which finds its manifest or its checkpoint.
+    """
+    if status.job is None:
+        if status.retry_time is not None and now < status.retry_time:
+            return Step(status, requeue_after=(status.retry_time - now).total_seconds())
+        return _start(status, spec, owner, now)
+    if view is None and inputs_digest(spec) != status.inputs_digest:
+        return _again(status, now, 0, "InputsChanged", "its Job is gone and its inputs have changed since")
+    if view is None:
+        return Step(status, (config_map(owner, spec), job(owner, spec, status.attempts)), POLL_SECONDS)
+    if view.state is JobState.DELETING:
+        return Step(status, requeue_after=1.0)
+    if view.state is JobState.SUCCEEDED:
+        return _succeeded(status, spec, view, retry, now)
+    if view.state is JobState.FAILED:
+        return _failed(status, view, retry, now)
+    return Step(_running(status, view), requeue_after=POLL_SECONDS)
+
+
+def _start(status: StageStatus, spec: StageSpec, owner: StageOwner, now: datetime) -> Step:
+    attempt = status.attempts + 1
+    digest = inputs_digest(spec)
+    started = status.model_copy(
+        update={
+            "state": StageState.RUNNING,
+            "attempts": attempt,
+            "job": job_name(owner.metadata, spec.stage, attempt, digest),
+            "inputs_digest": digest,
+            "start_time": status.start_time or now,
+            "retry_time": None,
+            "progress": None,
+            "reason": "",
+            "message": f"attempt {attempt} starts",
+        }
+    )
+    return Step(started, (config_map(owner, spec), job(owner, spec, attempt)), POLL_SECONDS)
+
+
+def _running(status: StageStatus, view: JobView) -> StageStatus:
+    queued = view.state is JobState.SUSPENDED or (view.state is JobState.PENDING and bool(view.waiting))
+    progress = StageProgress(**view.progress.model_dump()) if view.progress else status.progress
+    if queued:
+        return status.model_copy(update={"state": StageState.QUEUED, "message": view.waiting or "held by its queue"})
+    message = "running" if view.state is JobState.RUNNING else "its pod starts"
+    return status.model_copy(
+        update={
+            "state": StageState.RUNNING,
+            "progress": progress,
+            "message": (progress.message if progress and progress.message else message),
+        }
+    )
+
+
+def _succeeded(status: StageStatus, spec: StageSpec, view: JobView, retry: RetryPolicy, now: datetime) -> Step:
+    result = view.result
+    if result is None:
+        return _again(status, now, LOST_RESULT_SECONDS, "ResultLost", "the pod was gone before its result was read")
+    if result.reason is not Reason.SUCCEEDED or result.stage is not spec.stage:
+        return _retry(status, retry, now, "BadResult", f"exit 0 with the result {result.reason} of {result.stage}")
+    return Step(_taken(status, spec, result, now), requeue_after=0.0)
+
+
+def _taken(status: StageStatus, spec: StageSpec, result: StageResult, now: datetime) -> StageStatus:
+    folder = (result.manifest_uri or stage_uri(spec)).removesuffix(f"/{MANIFEST_NAME}")
+    inputs = {i.name: i.uri for i in spec.inputs}
+    resolving = spec.stage is Stage.RESOLVE
+    outputs = [
+        Output(name=name, uri=inputs.get(name, "") if resolving else join_uri(folder, name), digest=digest)
+        for name, digest in result.outputs.items()
+    ]
+    metrics = [MetricStatus(name=name.value, **m.model_dump()) for name, m in result.metrics.items()]
+    return status.model_copy(
+        update={
+            "state": StageState.SUCCEEDED,
+            "completion_time": now,
+            "progress": StageProgress(percent=100),
+            "reason": Reason.SUCCEEDED.value,
+            "message": result.message,
+            "reused": result.reused,
+            "manifest_uri": result.manifest_uri,
+            "outputs": outputs,
+            "metrics": metrics,
+        }
+    )
+
+
+def _failed(status: StageStatus, view: JobView, retry: RetryPolicy, now: datetime) -> Step:
+    result, code = view.result, view.exit_code
+    sentence = result.message if result is not None and result.message else ""
+    if code is not None and code in USER_MISTAKES:
+        reason = result.reason.value if result is not None else ExitCode(code).name.title() if _known(code) else "Fault"
+        message = sentence or f"exit code {code}, without a word from the stage"
+        return Step(_ended(status, reason, message, now), requeue_after=0.0)
+    if view.disrupted or code == ExitCode.INTERRUPTED:
+        return _again(status, now, LOST_RESULT_SECONDS, "Interrupted", sentence or "its pod was taken away")
+    reason = view.fault or (result.reason.value if result is not None else "Fault")
+    said = sentence or (f"exit code {code}" if code is not None else "its pod is gone")
+    return _retry(status, retry, now, reason, said)
+
+
+def _known(code: int) -> bool:
+    return code in ExitCode._value2member_map_
+
+
+def _ended(status: StageStatus, reason: str, message: str, now: datetime) -> StageStatus:
+    return status.model_copy(
+        update={"state": StageState.FAILED, "completion_time": now, "reason": reason, "message": message}
+    )
+
+
+def _retry(status: StageStatus, retry: RetryPolicy, now: datetime, reason: str, message: str) -> Step:
+    failures = status.failures + 1
+    if failures > retry.max_retries:
+        said = f"{reason}: {message}; that was attempt {status.attempts}, retryPolicy.maxRetries is {retry.max_retries}"
+        return Step(_ended(status.model_copy(update={"failures": failures}), reason, said, now), requeue_after=0.0)
+    wait = min(retry.backoff_seconds * 2 ** (failures - 1), BACKOFF_LIMIT_SECONDS)
+    said = f"{reason}: {message}; retry {failures} of {retry.max_retries}"
+    return _again(status.model_copy(update={"failures": failures}), now, wait, reason, said)
+
+
+def _again(status: StageStatus, now: datetime, seconds: float, reason: str, message: str) -> Step:
+    waiting = status.model_copy(
+        update={
+            "state": StageState.RETRYING,
+            "job": None,
+            "retry_time": now + timedelta(seconds=seconds),
+            "reason": reason,
+            "message": message,
+        }
+    )
+    return Step(waiting, requeue_after=float(seconds))

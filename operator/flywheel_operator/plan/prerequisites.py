@@ -1,0 +1,161 @@
+"""What a Generation needs before it may start, and the words for what is missing."""
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+from flywheel_contract.stage_spec import Character, Input
+from flywheel_contract.stages import Role
+from flywheel_operator.decide.production import last_time
+from flywheel_operator.model.generation import CharacterSpec
+from flywheel_operator.model.objects import Generation
+from flywheel_operator.model.observed import ObservedGeneration, ObservedRewardModel
+from flywheel_operator.model.phases import RewardModelPhase, Verdict
+from flywheel_operator.model.status import ModelRef
+from flywheel_operator.plan import reasons
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Something is not there (yet)."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prerequisites:
+    """All that a Generation refers to, as it is now. `parent` is None where it is a URI (resolve looks at it)."""
+
+    parent: ModelRef | None
+    rewards: list[Input]
+    characters: list[Character]
+
+
+def check(observed: ObservedGeneration) -> Prerequisites | Missing:
+    """The prerequisites, or the first that is missing."""
+    generation = observed.generation
+    cycle = parent_cycle(observed)
+    if cycle:
+        return Missing(
+            reasons.PARENT_CYCLE,
+            f"spec.parent.generation leads back to itself: {' -> '.join(cycle)}; name another parent",
+        )
+    if observed.service_taken:
+        return Missing(
+            reasons.SERVICE_NAME_TAKEN,
+            f"a Service {generation.spec.lineage} exists that is not ours: rename it, or choose another spec.lineage",
+        )
+    parent = _parent(observed)
+    if isinstance(parent, Missing):
+        return parent
+    rewards = _rewards(observed)
+    if isinstance(rewards, Missing):
+        return rewards
+    characters = resolve_characters(generation.spec.characters, observed)
+    if isinstance(characters, Missing):
+        return characters
+    return Prerequisites(parent, rewards, characters)
+
+
+def served_before(observed: ObservedGeneration) -> str | None:
+    """A sentence, where a Generation of this name was in production already and something else is now.
+
+    An object that Git creates anew must not train and promote itself over what came after it.
+    """
+    production = observed.production
+    if production is None:
+        return None
+    name = observed.generation.metadata.name
+    last = last_time(production.record, name)
+    if last is None or last.until is None:
+        return None
+    now = production.record.serving.generation if production.record.serving else "nothing"
+    how = last.ended.value if last.ended else "ended"
+    return (
+        f"{name} was in production from {last.since:%Y-%m-%dT%H:%MZ} to {last.until:%Y-%m-%dT%H:%MZ} ({how}); "
+        f"{now} serves now and is not replaced by it. To go back to it, annotate the serving Generation with rollback; "
+        "to train it anew, give it another name"
+    )
+
+
+def parent_cycle(observed: ObservedGeneration) -> list[str]:
+    """The names along a cycle of parents that this Generation leads into; empty where there is none."""
+    path = [observed.generation.metadata.name]
+    current: Generation | None = observed.generation
+    while current is not None and current.spec.parent.generation is not None:
+        name = current.spec.parent.generation
+        if name in path:
+            return [*path[path.index(name) :], name]
+        path.append(name)
+        current = observed.generations.get(name)
+    return []
+
+
+def _parent(observed: ObservedGeneration) -> ModelRef | Missing | None:
+    name = observed.generation.spec.parent.generation
+    if name is None:
+        return None
+    parent = observed.generations.get(name)
+    if parent is None:
+        return Missing(
+            reasons.PARENT_NOT_FOUND, f"waits for the Generation {name} (spec.parent.generation) to be created"
+        )
+    verdict = parent.status.verdict
+    if verdict is None or verdict.result is not Verdict.PROMOTED or parent.status.candidate is None:
+        came_out = f", verdict {verdict.result.value}" if verdict else ""
+        return Missing(
+            reasons.PARENT_NOT_PROMOTED,
+            f"waits for the Generation {name} (spec.parent.generation) to be promoted; "
+            f"it is {parent.status.phase.value}{came_out}",
+        )
+    return parent.status.candidate
+
+
+def _rewards(observed: ObservedGeneration) -> list[Input] | Missing:
+    inputs = []
+    for reference in observed.generation.spec.rewards:
+        name = reference.reward_model
+        model = observed.reward_models.get(name)
+        if model is None:
+            return Missing(reasons.REWARD_MODEL_NOT_FOUND, f"waits for the RewardModel {name} to be created")
+        if model.status.phase is not RewardModelPhase.READY or model.status.model is None:
+            progress = f", {model.status.stage} {model.status.progress}" if model.status.stage else ""
+            return Missing(
+                reasons.REWARD_MODEL_NOT_READY,
+                f"waits for the RewardModel {name} to be Ready; it is {model.status.phase.value}{progress}",
+            )
+        made = model.status.model
+        inputs.append(
+            Input(
+                name=f"reward-{name}",
+                role=Role.REWARD,
+                kind="Model",
+                uri=made.uri,
+                digest=made.digest,
+                weight=reference.weight,
+            )
+        )
+    return inputs
+
+
+def resolve_characters(
+    specs: list[CharacterSpec], observed: ObservedGeneration | ObservedRewardModel
+) -> list[Character] | Missing:
+    """The characters with their prompts read from the ConfigMaps."""
+    characters = []
+    for spec in specs:
+        prompt = spec.system_prompt
+        if spec.system_prompt_from is not None:
+            source = spec.system_prompt_from
+            prompt = observed.config_maps.get(source.name, {}).get(source.key)
+        if prompt is None:
+            where = spec.system_prompt_from
+            return Missing(
+                reasons.CHARACTER_NOT_FOUND,
+                f"waits for the ConfigMap {where.name if where else '?'} with the key {where.key if where else '?'}, "
+                f"the system prompt of the character {spec.name}",
+            )
+        characters.append(Character(name=spec.name, system_prompt=prompt))
+    return characters

@@ -1,0 +1,186 @@
+"""From the last stage to the verdict: gates, the word of a person, the model server, the switch."""
+
+from typing import Final
+
+from flywheel_contract.base import digest_of
+from flywheel_contract.manifest import Measurement
+from flywheel_contract.metric_names import Metric
+from flywheel_contract.stages import Stage
+from flywheel_operator.decide.gates import GENERATION_GATES, describe_failures, evaluate_gates, passed, rules_in_force
+from flywheel_operator.decide.production import promote, serving_digest
+from flywheel_operator.manifests.server import public_service, server
+from flywheel_operator.model.names import COMMAND_PROMOTE, FINALIZER_SERVING
+from flywheel_operator.model.observed import ObservedGeneration
+from flywheel_operator.model.phases import Phase, StageState, Verdict
+from flywheel_operator.model.production import ProductionRecord
+from flywheel_operator.model.snapshot import Snapshot
+from flywheel_operator.model.status import GenerationStatus, ModelRef, VerdictStatus
+from flywheel_operator.plan import reasons
+from flywheel_operator.plan.actions import SwitchProduction
+from flywheel_operator.plan.draft import Draft
+
+SERVER_POLL_SECONDS: Final = 10.0
+HASH_LENGTH: Final = 12
+
+
+def end(draft: Draft[GenerationStatus], phase: Phase, reason: str, message: str) -> None:
+    """Ends a Generation: terminal phase, completion time, conditions and an Event."""
+    good = phase is Phase.COMPLETED
+    done = sum(s.state is StageState.SUCCEEDED for s in draft.status.stages)
+    total = len(draft.status.stages)
+    progress = f"{done}/{total}" if total else None
+    draft.set(phase=phase, completion_time=draft.now, stage=None, progress=progress)
+    draft.condition(reasons.PROGRESSING, "False", reason, message)
+    draft.condition(reasons.COMPLETE, "True" if good else "False", reason, message)
+    verdict = draft.status.verdict
+    bright = good and verdict is not None and verdict.result is Verdict.PROMOTED
+    draft.event("Normal" if bright else "Warning", verdict.result.value if good and verdict else phase.value, message)
+
+
+def plan_promotion(draft: Draft[GenerationStatus], observed: ObservedGeneration, snapshot: Snapshot) -> None:
+    """All stages are done: judge, then promote what may be promoted."""
+    if draft.status.candidate is None:
+        _judge(draft, observed, snapshot)
+        if draft.status.phase is Phase.COMPLETED:
+            return
+    candidate = draft.status.candidate
+    if candidate is None:
+        raise AssertionError("judging always names the candidate")
+    name = observed.generation.metadata.name
+    draft.set(phase=Phase.AWAITING_PROMOTION)
+    serves = observed.production.record.serving if observed.production else None
+    if serves is not None and serves.generation == name and serves.digest == candidate.digest:
+        _conclude(draft, Verdict.PROMOTED, reasons.ALL_GATES_PASSED, _why(draft))
+        return
+    if serving_digest(observed.production.record if observed.production else None) != snapshot.production_digest:
+        _conclude(draft, Verdict.STALE_BASELINE, reasons.PRODUCTION_MOVED, _stale(observed, snapshot))
+        return
+    if observed.generation.spec.rollout.promotion == "Manual" and not _approved(draft):
+        return
+    _serve(draft, observed, candidate)
+
+
+def _judge(draft: Draft[GenerationStatus], observed: ObservedGeneration, snapshot: Snapshot) -> None:
+    stages = {s.name: s for s in draft.status.stages}
+    evaluation = {m.name: m for m in stages[Stage.EVALUATE].metrics}
+    metrics: dict[str, Measurement] = {}
+    for stage in draft.status.stages:
+        # Training stages share some names (losses, times): a gate sees the last stage that reported one.
+        metrics |= {m.name: m for m in stage.metrics}
+    gates = evaluate_gates(rules_in_force(observed.generation.spec.gates, GENERATION_GATES), metrics)
+    rate = evaluation.get(Metric.WIN_RATE.value)
+    trained = next(s for s in (Stage.RL, Stage.DPO, Stage.SFT) if s in stages)
+    output = next(o for o in stages[trained].outputs if o.name == "model")
+    name = observed.generation.metadata.name
+    candidate = ModelRef(generation=name, uri=output.uri, digest=output.digest)
+    judged = {"generation": name, "candidate": candidate.digest, "production": snapshot.production_digest}
+    draft.set(
+        gates=gates,
+        win_rate=None if rate is None else _rate(rate),
+        candidate=candidate,
+        promotion_hash=digest_of(judged).removeprefix("sha256:")[:HASH_LENGTH],
+    )
+    if passed(gates):
+        said = f"{len(gates)} gates passed" if gates else "no gate was set"
+        draft.condition(reasons.GATES_PASSED, "True", reasons.ALL_GATES_PASSED, said)
+        return
+    said = describe_failures(gates)
+    draft.condition(reasons.GATES_PASSED, "False", reasons.GATES_FAILED, said)
+    draft.set(promotion_hash=None)
+    _conclude(draft, Verdict.GATED, reasons.GATES_FAILED, said)
+
+
+def _rate(rate: Measurement) -> str:
+    interval = f" [{rate.low:.3f}, {rate.high:.3f}]" if rate.low is not None and rate.high is not None else ""
+    return f"{rate.value:.3f}{interval}"
+
+
+def _why(draft: Draft[GenerationStatus]) -> str:
+    return "; ".join(f"{g.name}: {g.message}" for g in draft.status.gates) or "no gate was set"
+
+
+def _stale(observed: ObservedGeneration, snapshot: Snapshot) -> str:
+    serves = observed.production.record.serving if observed.production else None
+    now = f"{serves.generation} ({serves.digest[:19]}) serves" if serves else "nothing serves"
+    then = snapshot.baseline.generation if snapshot.production_digest else "nothing"
+    return (
+        f"it was judged while {then} served, now {now}: a verdict against another model says nothing about this one. "
+        "Create a new Generation to judge it again; its training stages are taken from the artefact store where "
+        "nothing else has changed"
+    )
+
+
+def _conclude(draft: Draft[GenerationStatus], verdict: Verdict, reason: str, message: str) -> None:
+    draft.set(verdict=VerdictStatus(result=verdict, reason=reason, message=message))
+    end(draft, Phase.COMPLETED, reason, message)
+
+
+def _approved(draft: Draft[GenerationStatus]) -> bool:
+    wanted = draft.status.promotion_hash or ""
+    if any(c.name == "promote" and c.value == wanted and c.outcome == "approved" for c in draft.status.commands):
+        return True
+    asked = draft.asked(COMMAND_PROMOTE)
+    if asked == wanted:
+        draft.command(COMMAND_PROMOTE, "approved")
+        draft.event("Normal", "Approved", f"promotion of {wanted} approved by annotation")
+        return True
+    command = f"kubectl annotate gen {draft.metadata.name} --overwrite {COMMAND_PROMOTE}={wanted}"
+    message = f"the gates passed; to promote it: {command}"
+    if asked is not None:
+        draft.command(COMMAND_PROMOTE, "refused")
+        refused = f"{COMMAND_PROMOTE}={asked} is not what was judged; {command}"
+        draft.event("Warning", reasons.PROMOTION_REFUSED, refused)
+    refusals = [c for c in draft.status.commands if c.name == "promote" and c.outcome == "refused"]
+    if refusals:
+        message = f"the annotation promote={refusals[0].value} is not what was judged; to promote it: {command}"
+    draft.condition(
+        reasons.PROGRESSING, "False", reasons.PROMOTION_REFUSED if refusals else reasons.AWAITING_APPROVAL, message
+    )
+    draft.set(stage="promotion")
+    return False
+
+
+def _serve(draft: Draft[GenerationStatus], observed: ObservedGeneration, candidate: ModelRef) -> None:
+    generation = observed.generation
+    spec = generation.spec.serving
+    name = generation.metadata.name
+    draft.set(stage="promotion")
+    if FINALIZER_SERVING not in generation.metadata.finalizers:
+        draft.add_finalizer = FINALIZER_SERVING
+    if draft.status.server_start_time is None:
+        draft.set(server_start_time=observed.now)
+    view = observed.servers.get(name)
+    if view is None or view.model_digest != candidate.digest or view.replicas != spec.replicas:
+        image = draft.status.trainer_image or observed.settings.trainer_image
+        pull = observed.settings.image_pull_secrets
+        draft.apply.append(server(generation, candidate, image, spec.replicas, pull))
+        draft.condition(reasons.PROGRESSING, "True", reasons.SERVER_STARTING, "its model server starts")
+        draft.look_again(SERVER_POLL_SECONDS)
+        return
+    if not view.up_to_date or view.ready_replicas < spec.replicas:
+        _await_server(
+            draft, spec.startup_timeout_seconds, f"{view.ready_replicas} of {spec.replicas} ready", view.message
+        )
+        return
+    record = observed.production.record if observed.production else ProductionRecord()
+    after = promote(record, name, candidate.uri, candidate.digest, observed.now)
+    draft.switch = SwitchProduction(
+        service=public_service(generation.spec.lineage, generation.metadata.namespace, after),
+        record=after,
+        resource_version=observed.production.resource_version if observed.production else None,
+    )
+    draft.condition(
+        reasons.PROGRESSING, "True", reasons.SWITCHING, "its model server answered; the Service is switched"
+    )
+    draft.look_again(0.0)
+
+
+def _await_server(draft: Draft[GenerationStatus], timeout: int, ready: str, why: str) -> None:
+    started = draft.status.server_start_time or draft.now
+    waited = (draft.now - started).total_seconds() - 0
+    message = f"its model server has not answered a request yet: {ready}" + (f"; {why}" if why else "")
+    if waited > timeout:
+        end(draft, Phase.FAILED, reasons.SERVER_NOT_READY, f"{message}; gave up after {timeout} s")
+        return
+    draft.condition(reasons.PROGRESSING, "True", reasons.SERVER_STARTING, message)
+    draft.look_again(min(SERVER_POLL_SECONDS, timeout - waited + 1))

@@ -1,0 +1,182 @@
+"""Which stages there are, and what each is told: StageSpecs from the snapshot and the outputs of earlier stages."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from flywheel_contract.params import CurateParams, EvaluateParams
+from flywheel_contract.stage_spec import (
+    Character,
+    CurateSpec,
+    DpoSpec,
+    EvaluateSpec,
+    Input,
+    RejectionSampleSpec,
+    ResolveSpec,
+    RewardModelSpec,
+    RlSpec,
+    SftSpec,
+    StageSpec,
+)
+from flywheel_contract.stages import Role, Stage
+from flywheel_operator.model.generation import GenerationSpec, RecipeSpec
+from flywheel_operator.model.objects import RewardModel
+from flywheel_operator.model.snapshot import Snapshot
+from flywheel_operator.model.status import ModelRef, Output, StageStatus
+
+PARENT_INPUT: Final = "parent"
+REWARD_MODEL_STAGES: Final = (Stage.RESOLVE, Stage.REWARD_MODEL)
+
+
+def generation_stages(recipe: RecipeSpec) -> list[Stage]:
+    """The stages of a Generation in their order."""
+    wanted = {
+        Stage.REJECTION_SAMPLE: recipe.rejection_sampling,
+        Stage.SFT: recipe.sft,
+        Stage.DPO: recipe.dpo,
+        Stage.RL: recipe.rl,
+    }
+    return [Stage.RESOLVE, Stage.CURATE, *(s for s, params in wanted.items() if params is not None), Stage.EVALUATE]
+
+
+def resolve_generation(name: str, spec: GenerationSpec) -> ResolveSpec:
+    """Everything that the spec names by URI, to be looked at and given a digest."""
+    inputs = [
+        *(
+            Input(name=f"traffic-{s.name}", role=Role.TRAFFIC, kind="Data", uri=s.uri, origin=s.origin)
+            for s in spec.data.traffic
+        ),
+        *(
+            Input(name=f"preferences-{s.name}", role=Role.PREFERENCES, kind="Data", uri=s.uri, origin=s.origin)
+            for s in spec.data.preferences
+        ),
+        *(Input(name=f"sft-{s.name}", role=Role.SFT_DATA, kind="Data", uri=s.uri) for s in spec.data.sft),
+    ]
+    if spec.evaluation.general is not None:
+        inputs.append(Input(name="general", role=Role.GENERAL, kind="Data", uri=spec.evaluation.general))
+    if spec.parent.model is not None:
+        inputs.append(Input(name=PARENT_INPUT, role=Role.POLICY, kind="Model", uri=spec.parent.model))
+    return ResolveSpec(owner=name, group=spec.lineage, artifacts=spec.artifacts.uri, inputs=inputs, seed=spec.seed)
+
+
+def resolve_reward_model(name: str, model: RewardModel) -> ResolveSpec:
+    """As `resolve_generation`, of a RewardModel."""
+    spec = model.spec
+    inputs = [
+        *(
+            Input(name=f"preferences-{s.name}", role=Role.PREFERENCES, kind="Data", uri=s.uri, origin=s.origin)
+            for s in spec.preferences
+        ),
+        Input(name=PARENT_INPUT, role=Role.POLICY, kind="Model", uri=spec.base_model),
+    ]
+    return ResolveSpec(owner=name, group="reward-models", artifacts=spec.artifacts.uri, inputs=inputs, seed=spec.seed)
+
+
+def with_digests(inputs: Sequence[Input], resolved: Sequence[Output]) -> list[Input]:
+    """The inputs with the digests that `resolve` answered.
+
+    Raises:
+        ValueError: one has none, which `resolve` never leaves out.
+    """
+    digests = {o.name: o.digest for o in resolved}
+    missing = [i.name for i in inputs if i.name not in digests]
+    if missing:
+        raise ValueError(f"the resolve stage answered no digest for {', '.join(missing)}")
+    return [i.model_copy(update={"digest": digests[i.name]}) for i in inputs]
+
+
+def reward_model_spec(
+    model: RewardModel, resolve: ResolveSpec, resolved: Sequence[Output], characters: list[Character]
+) -> StageSpec:
+    """The reward-model stage."""
+    return RewardModelSpec(
+        owner=resolve.owner,
+        group=resolve.group,
+        artifacts=resolve.artifacts,
+        inputs=with_digests(resolve.inputs, resolved),
+        characters=characters,
+        seed=model.spec.seed,
+        params=model.spec.training,
+    )
+
+
+def training_stage(stage: Stage, name: str, snapshot: Snapshot, done: Mapping[Stage, StageStatus]) -> StageSpec:
+    """The StageSpec of any stage after `resolve`, from the snapshot and the outputs of the stages before it."""
+    spec = snapshot.spec
+    recipe = spec.recipe
+    common: dict[str, Any] = {
+        "owner": name,
+        "group": spec.lineage,
+        "artifacts": spec.artifacts.uri,
+        "seed": spec.seed,
+        "characters": snapshot.characters,
+    }
+    data = snapshot.inputs
+    policy = _model("policy", Role.POLICY, policy_before(stage, snapshot, done))
+    rewards = snapshot.rewards
+    match stage:
+        case Stage.CURATE:
+            traffic = _by_role(data, Role.TRAFFIC)
+            return CurateSpec(**common, inputs=traffic, params=_plain(CurateParams, spec.curation))
+        case Stage.REJECTION_SAMPLE if recipe.rejection_sampling is not None:
+            inputs = [_output(done, Stage.CURATE, "prompts", Role.PROMPTS), policy, *rewards]
+            return RejectionSampleSpec(**common, inputs=inputs, params=recipe.rejection_sampling)
+        case Stage.SFT if recipe.sft is not None:
+            source = (
+                _output(done, Stage.REJECTION_SAMPLE, "accepted", Role.ACCEPTED)
+                if recipe.rejection_sampling is not None
+                else _output(done, Stage.CURATE, "prompts", Role.PROMPTS)
+            )
+            return SftSpec(**common, inputs=[policy, source, *_by_role(data, Role.SFT_DATA)], params=recipe.sft)
+        case Stage.DPO if recipe.dpo is not None:
+            sampled = recipe.rejection_sampling is not None
+            pairs = [_output(done, Stage.REJECTION_SAMPLE, "pairs", Role.PAIRS)] if sampled else []
+            inputs = [policy, *pairs, *_by_role(data, Role.PREFERENCES)]
+            return DpoSpec(**common, inputs=inputs, params=recipe.dpo)
+        case Stage.RL if recipe.rl is not None:
+            inputs = [_output(done, Stage.CURATE, "prompts", Role.PROMPTS), policy, *rewards]
+            return RlSpec(**common, inputs=inputs, params=recipe.rl)
+        case Stage.EVALUATE:
+            inputs = [
+                _output(done, Stage.CURATE, "evaluation", Role.EVALUATION),
+                policy,
+                _model("baseline", Role.BASELINE, snapshot.baseline),
+                *_by_role(data, Role.GENERAL),
+                *rewards,
+            ]
+            return EvaluateSpec(**common, inputs=inputs, params=_plain(EvaluateParams, spec.evaluation))
+    raise ValueError(f"stage {stage} is not part of the recipe")
+
+
+def policy_before(stage: Stage, snapshot: Snapshot, done: Mapping[Stage, StageStatus]) -> ModelRef:
+    """The model that `stage` starts from: the last trained one, else the parent."""
+    order = generation_stages(snapshot.spec.recipe)
+    for earlier in reversed(order[: order.index(stage)]):
+        if earlier in (Stage.SFT, Stage.DPO, Stage.RL):
+            output = _find(done, earlier, "model")
+            return ModelRef(uri=output.uri, digest=output.digest)
+    return snapshot.parent
+
+
+def _plain(model: type[Any], value: Any) -> Any:  # noqa: ANN401 -- a params model and a subclass' instance
+    """`value` as the contract's own model, without what the API adds to it."""
+    return model(**{name: getattr(value, name) for name in model.model_fields})
+
+
+def _by_role(inputs: Sequence[Input], role: Role) -> list[Input]:
+    return [i for i in inputs if i.role is role]
+
+
+def _model(name: str, role: Role, ref: ModelRef) -> Input:
+    return Input(name=name, role=role, kind="Model", uri=ref.uri, digest=ref.digest)
+
+
+def _find(done: Mapping[Stage, StageStatus], stage: Stage, output: str) -> Output:
+    for candidate in done[stage].outputs:
+        if candidate.name == output:
+            return candidate
+    raise ValueError(f"stage {stage} left no output {output}")
+
+
+def _output(done: Mapping[Stage, StageStatus], stage: Stage, output: str, role: Role) -> Input:
+    found = _find(done, stage, output)
+    return Input(name=output, role=role, kind="Data", uri=found.uri, digest=found.digest)
