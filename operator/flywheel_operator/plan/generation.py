@@ -7,7 +7,7 @@ from flywheel_contract.stage_spec import StageSpec
 from flywheel_contract.stages import Stage
 from flywheel_operator.manifests.snapshot import snapshot_config_map
 from flywheel_operator.manifests.stage import StageOwner
-from flywheel_operator.model.names import COMMAND_ABORT, snapshot_name
+from flywheel_operator.model.names import COMMAND_ABORT, FINALIZER_SERVING, snapshot_name
 from flywheel_operator.model.observed import ObservedGeneration
 from flywheel_operator.model.phases import TERMINAL, Phase, StageState, Verdict
 from flywheel_operator.model.snapshot import Snapshot
@@ -91,6 +91,8 @@ def _go_on(draft: Draft[GenerationStatus], observed: ObservedGeneration) -> None
 def _prepare(draft: Draft[GenerationStatus], observed: ObservedGeneration) -> bool:
     """Before the snapshot: waits for what the Generation refers to, then has its URIs looked at. True: go on now."""
     if draft.status.start_time is None:
+        if _adopt_production(draft, observed):
+            return False
         stale = served_before(observed)
         if stale is not None:
             verdict = VerdictStatus(result=Verdict.STALE_BASELINE, reason=reasons.SERVED_BEFORE, message=stale)
@@ -116,6 +118,23 @@ def _prepare(draft: Draft[GenerationStatus], observed: ObservedGeneration) -> bo
             return False
     _take_snapshot(draft, observed, found)
     return False
+
+
+def _adopt_production(draft: Draft[GenerationStatus], observed: ObservedGeneration) -> bool:
+    """An object created anew, of the name of what serves: it takes over what its lineage's Service says of it."""
+    serving_now = observed.production.record.serving if observed.production else None
+    name = observed.generation.metadata.name
+    if serving_now is None or serving_now.generation != name:
+        return False
+    message = f"{name} was promoted before this object was created; it serves since {serving_now.since:%Y-%m-%dT%H:%MZ}"
+    draft.set(
+        start_time=observed.now,
+        candidate=ModelRef(generation=name, uri=serving_now.uri, digest=serving_now.digest),
+        verdict=VerdictStatus(result=Verdict.PROMOTED, reason=reasons.ALREADY_SERVING, message=message),
+    )
+    draft.add_finalizer = FINALIZER_SERVING
+    promotion.end(draft, Phase.COMPLETED, reasons.ALREADY_SERVING, message)
+    return True
 
 
 def _wait(draft: Draft[GenerationStatus], missing: Missing) -> None:

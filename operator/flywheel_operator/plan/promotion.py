@@ -177,7 +177,7 @@ def _serve(draft: Draft[GenerationStatus], observed: ObservedGeneration, candida
 
 def _await_server(draft: Draft[GenerationStatus], timeout: int, ready: str, why: str) -> None:
     started = draft.status.server_start_time or draft.now
-    waited = (draft.now - started).total_seconds() - 0
+    waited = (draft.now - started).total_seconds()
     message = f"its model server has not answered a request yet: {ready}" + (f"; {why}" if why else "")
     if waited > timeout:
         end(draft, Phase.FAILED, reasons.SERVER_NOT_READY, f"{message}; gave up after {timeout} s")

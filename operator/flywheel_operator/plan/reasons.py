@@ -33,6 +33,7 @@ SERVICE_NAME_TAKEN: Final = "ServiceNameTaken"
 ALL_GATES_PASSED: Final = "AllGatesPassed"
 GATES_FAILED: Final = "GatesFailed"
 PRODUCTION_MOVED: Final = "ProductionMoved"
+ALREADY_SERVING: Final = "AlreadyServing"
 SERVED_BEFORE: Final = "ServedBefore"
 
 # Serving

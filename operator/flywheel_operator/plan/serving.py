@@ -36,12 +36,11 @@ class _Place:
 
 def plan_serving(draft: Draft[GenerationStatus], observed: ObservedGeneration) -> None:
     """After the verdict: keeps the condition Serving, the replicas and the Service as the production record says."""
-    place = _place(observed)
-    if place is None:
-        _restore_service(draft, observed)
-        return
     if draft.status.phase not in TERMINAL or draft.switch is not None:
         return
+    if observed.production is None and _service_lost(draft, observed):
+        return
+    place = _place(observed)
     _show(draft, place)
     if place.serves:
         _commands(draft, observed, place)
@@ -56,7 +55,7 @@ def plan_deletion(draft: Draft[GenerationStatus], observed: ObservedGeneration) 
     if FINALIZER_SERVING not in generation.metadata.finalizers:
         return
     place = _place(observed)
-    if place is not None and place.serves and not observed.namespace_terminating:
+    if place.serves and not observed.namespace_terminating:
         if draft.asked(COMMAND_RETIRE) is not None:
             _retire(draft, observed, place)
             return
@@ -88,26 +87,26 @@ def pending_rollback(observed: ObservedGeneration) -> Served | None:
     return None if current.metadata.annotations[COMMAND_ROLLBACK] in done else rollback_target(record)
 
 
-def _place(observed: ObservedGeneration) -> _Place | None:
-    if observed.production is None:
-        return None
-    record = observed.production.record
+def _place(observed: ObservedGeneration) -> _Place:
+    production = observed.production
+    record = production.record if production else ProductionRecord()
     last = last_time(record, observed.generation.metadata.name)
-    return _Place(record, observed.production.resource_version, last)
+    return _Place(record, production.resource_version if production else None, last)
 
 
-def _restore_service(draft: Draft[GenerationStatus], observed: ObservedGeneration) -> None:
+def _service_lost(draft: Draft[GenerationStatus], observed: ObservedGeneration) -> bool:
     """The Service of a serving Generation was deleted: it comes back, pointing at what served."""
     served = any(c.type == reasons.SERVING and c.status == "True" for c in draft.status.conditions)
     candidate = draft.status.candidate
     if not served or candidate is None or observed.service_taken:
-        return
+        return False
     name = observed.generation.metadata.name
     record = ProductionRecord(
         serving=Served(generation=name, uri=candidate.uri, digest=candidate.digest, since=observed.now)
     )
     _switch(draft, observed, record, None)
     draft.event("Warning", reasons.SERVICE_RESTORED, "the public Service was gone; it was created anew")
+    return True
 
 
 def _show(draft: Draft[GenerationStatus], place: _Place) -> None:
