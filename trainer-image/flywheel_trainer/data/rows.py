@@ -94,8 +94,11 @@ class _Raw:
 
 
 class _Reader(Generic[_RowT]):
-    def __init__(self, row: type[_RowT], message_fields: tuple[str, ...], origin: Origin | None) -> None:
-        self._row, self._message_fields, self._origin = row, message_fields, origin
+    def __init__(
+        self, row: type[_RowT], message_fields: tuple[str, ...], origin: Origin | None, *, nameless: bool = False
+    ) -> None:
+        """`nameless` rows need no ids: each is a conversation and a user of its own."""
+        self._row, self._message_fields, self._origin, self._nameless = row, message_fields, origin, nameless
 
     def read(self, path: Path) -> list[_RowT]:
         rows = [self._parse(raw) for file in data_files(path) for raw in _raw_rows(file)]
@@ -107,6 +110,9 @@ class _Reader(Generic[_RowT]):
         value = raw.value
         if not isinstance(value, Mapping):
             raise DataError(f"{raw.place}: a row is a JSON object, this is {_named(value)}; write one object per line")
+        if self._nameless:
+            own = f"{raw.file.name}:{raw.number}"
+            value = {"conversation": own, "user": own, **_without_nulls(value)}
         for field, fix in (
             ("user", "give every row the id of its user, the hold-out is split by it"),
             ("conversation", "give every row the id of its conversation"),
@@ -153,6 +159,11 @@ def read_traffic(path: Path, origin: Origin | None = None) -> list[Conversation]
 def read_preferences(path: Path, origin: Origin | None = None) -> list[Preference]:
     """Reads preference pairs; arguments and errors as in `read_traffic`."""
     return _Reader(Preference, ("prompt", "chosen", "rejected"), origin).read(path)
+
+
+def read_general(path: Path) -> list[Conversation]:
+    """Reads general conversations, which need only `messages`; errors as in `read_traffic`."""
+    return _Reader(Conversation, ("messages",), Origin.INTERNAL, nameless=True).read(path)
 
 
 def data_files(path: Path) -> list[Path]:

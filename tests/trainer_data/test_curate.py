@@ -1,0 +1,158 @@
+"""Stage curate, run as a pod would run it."""
+
+import json
+from typing import Any
+
+from e2e import tiny_data
+from flywheel_contract.metric_names import Metric
+from flywheel_contract.stage_result import Reason, StageResult
+from flywheel_trainer.data.rows import Conversation, read_traffic
+from flywheel_trainer.stages.curate import REPORT
+from tests.trainer.workshop import Workshop
+
+NO_FILTERS: dict[str, Any] = {
+    "privacy": {"enabled": False},
+    "safety": {"enabled": False},
+    "nearDuplicates": {"enabled": False},
+}
+
+
+def curated(bench: Workshop, rows: list[dict[str, Any]], **params: Any) -> tuple[int, StageResult]:  # noqa: ANN401 -- JSON
+    return bench.run("curate", [bench.input("traffic", bench.data("traffic", rows))], **params)
+
+
+def left(bench: Workshop, result: StageResult, output: str) -> list[Conversation]:
+    return read_traffic(bench.folder(result) / output)
+
+
+def row(number: int, *contents: str, **more: Any) -> dict[str, Any]:  # noqa: ANN401 -- JSON
+    """A conversation of its own user in which user and character speak in turn."""
+    roles = ("user", "assistant")
+    messages = [{"role": roles[i % 2], "content": text} for i, text in enumerate(contents)]
+    return {"conversation": f"c{number}", "user": f"u{number}", "origin": "User", "messages": messages, **more}
+
+
+def many(count: int) -> list[dict[str, Any]]:
+    return [row(n, f"tell me of thing number {n * 7} and {n * 13}", f"it is {n}") for n in range(count)]
+
+
+def test_prompts_and_evaluation_share_no_user_and_no_conversation(bench: Workshop) -> None:
+    code, result = curated(bench, tiny_data.traffic(300), **NO_FILTERS)
+    assert (code, result.reason) == (0, Reason.SUCCEEDED)
+    prompts, evaluation = left(bench, result, "prompts"), left(bench, result, "evaluation")
+    assert not {r.user for r in prompts} & {r.user for r in evaluation}
+    assert not {r.conversation for r in prompts} & {r.conversation for r in evaluation}
+    assert len(prompts) + len(evaluation) == result.metrics[Metric.ROWS_KEPT].value == 300
+    by_origin = [sum(r.origin == origin for r in evaluation) for origin in tiny_data.ORIGINS]
+    assert by_origin == [
+        result.metrics[name].value for name in (Metric.EVALUATION_PROMPTS_INTERNAL, Metric.EVALUATION_PROMPTS_USER)
+    ]
+    assert all(r.messages[-1]["role"] == "assistant" for r in (*prompts, *evaluation))
+
+
+def test_each_filter_counts_what_it_drops_and_order_decides(bench: Workshop) -> None:
+    rows = [
+        *many(20),
+        row(100, "hello", "hi", consent={"training": False}),
+        row(101, "write to a.b@example.com", "I will"),
+        row(102, "call (212) 736-5000", "and fuck you, stupid bitch"),
+        row(103, "fuck you, you stupid bitch", "please don't"),
+        row(104, "tell me of thing number 7 and 13", "again"),
+        row(105, "nobody answered"),
+        row(106, "mine", "yes", user="u1"),
+        row(106, "mine", "no", user="u2"),
+        row(107, "what now", "this", "and then?"),
+    ]
+    code, result = curated(bench, rows)
+    assert code == 0
+    counts = bench.manifest(result).counts
+    dropped = {key: value for key, value in counts.items() if key.startswith("dropped")}
+    assert dropped == {
+        "droppedNoReply": 1,
+        "droppedSharedConversation": 2,
+        "droppedConsent": 1,
+        "droppedPrivacy": 2,
+        "droppedPrivacy.EMAIL_ADDRESS": 1,
+        "droppedPrivacy.PHONE_NUMBER": 1,
+        "droppedSafety": 1,
+        "droppedDuplicate": 1,
+    }
+    assert [result.metrics[m].value for m in (Metric.ROWS_READ, Metric.ROWS_KEPT)] == [29, 21]
+    report = json.loads((bench.folder(result) / "prompts" / REPORT).read_text())
+    assert report == counts
+    kept = [*left(bench, result, "prompts"), *left(bench, result, "evaluation")]
+    (cut,) = [r for r in kept if r.conversation == "c107"]
+    assert [m["content"] for m in cut.messages] == ["what now", "this"]
+
+
+def test_the_cap_is_per_origin_and_drawn_by_the_seed(bench: Workshop) -> None:
+    code, result = curated(bench, tiny_data.traffic(200), **NO_FILTERS, maxConversations=30)
+    assert code == 0
+    kept = [*left(bench, result, "prompts"), *left(bench, result, "evaluation")]
+    assert [sum(r.origin == origin for r in kept) for origin in tiny_data.ORIGINS] == [30, 30]
+    assert bench.manifest(result).counts["droppedOverCap"] == 140
+    assert kept[0].conversation != "internal-00000"
+
+
+def test_consent_can_be_left_to_the_source(bench: Workshop) -> None:
+    rows = [{**r, "consent": {"training": False}} for r in many(20)]
+    code, result = curated(bench, rows, **NO_FILTERS, requireConsent=False)
+    assert (code, result.metrics[Metric.ROWS_KEPT].value) == (0, 20)
+    assert Metric.DROPPED_CONSENT not in result.metrics
+    assert Metric.DROPPED_SAFETY not in result.metrics
+
+
+def refused(bench: Workshop, rows: list[dict[str, Any]], **params: Any) -> str:  # noqa: ANN401 -- JSON
+    code, result = curated(bench, rows, **params)
+    assert (code, result.reason) == (65, Reason.INVALID_DATA)
+    assert result.manifest_uri is None
+    return result.message
+
+
+def test_nothing_left_tells_how_many_were_dropped_for_which_reason(bench: Workshop) -> None:
+    rows = [row(1, "mail a@example.com", "ok"), row(2, "hi", "ho", consent={"training": False}), row(3, "alone")]
+    assert refused(bench, rows) == (
+        "no conversation of 3 is left: 1 had no reply of the character, 1 must not be trained on, "
+        "1 held personal identifiers"
+    )
+
+
+def test_too_few_users_for_the_hold_out_are_refused(bench: Workshop) -> None:
+    assert refused(bench, [row(0, "hi", "ho")], **NO_FILTERS) == (
+        "none of the 1 users left falls into the hold-out (holdoutFraction 0.2): bring more users or raise it"
+    )
+    assert refused(bench, [row(0, "hi", "ho")], **NO_FILTERS, holdoutFraction=0.99) == (
+        "all of the 1 users left fall into the hold-out (holdoutFraction 0.99): bring more users or lower it"
+    )
+
+
+def test_a_row_without_a_user_fails_the_stage_with_its_line(bench: Workshop) -> None:
+    rows = many(3)
+    del rows[1]["user"]
+    message = refused(bench, rows)
+    assert message.endswith(
+        "/data.jsonl, line 2: the row has no user id; give every row the id of its user, the hold-out is split by it"
+    )
+
+
+def test_a_source_that_contradicts_its_rows_fails_the_stage(bench: Workshop) -> None:
+    source = bench.input("traffic", bench.data("traffic", many(3)), origin="Internal")
+    code, result = bench.run("curate", [source])
+    assert code == 65
+    assert "line 1: the row says origin User, its source is declared Internal" in result.message
+
+
+def test_no_traffic_and_an_unknown_entity_are_refused(bench: Workshop) -> None:
+    code, result = bench.run("curate", [])
+    assert (code, result.message) == (78, "stage curate has no traffic: name at least one source in data.traffic")
+    code, result = curated(bench, many(3), privacy={"entities": ["SHOE_SIZE"]})
+    assert code == 64
+    assert result.message.startswith("privacy.entities: unknown SHOE_SIZE; the filter knows: ")
+
+
+def test_the_same_traffic_gives_the_same_digests(bench: Workshop) -> None:
+    _, first = curated(bench, tiny_data.traffic(40))
+    (bench.folder(first) / "manifest.json").unlink()
+    _, again = curated(bench, tiny_data.traffic(40))
+    assert not again.reused
+    assert again.outputs == first.outputs

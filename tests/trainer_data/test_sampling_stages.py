@@ -1,0 +1,192 @@
+"""Stages rejection-sample and evaluate with tiny models, and the parts that they are made of."""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from e2e import tiny_data
+from flywheel_contract.metric_names import REPORTED_BY, Metric
+from flywheel_contract.params import SamplingParams
+from flywheel_contract.stage_result import Reason, StageResult
+from flywheel_contract.stages import Stage
+from flywheel_trainer import sampling
+from flywheel_trainer.data.rows import Conversation, read_preferences, read_traffic
+from flywheel_trainer.models import load_policy, load_tokenizer
+from flywheel_trainer.perplexity import reply_likelihoods
+from flywheel_trainer.rewards import Scorer
+from flywheel_trainer.stages import rejection_sample
+from tests.trainer.workshop import Workshop
+
+SHORT = {"maxNewTokens": 12, "batchSize": 8}
+ASKED = [{"role": "user", "content": "Do you like the sea?"}]
+
+
+def models(bench: Workshop, policy: str = "one") -> list[dict[str, Any]]:
+    return [
+        bench.input("policy", f"pvc://lab/models/{policy}"),
+        bench.input("reward", "pvc://lab/models/judge", weight=2.0),
+    ]
+
+
+def lines(bench: Workshop, result: StageResult, file: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (bench.folder(result) / file).read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def sampled(model_bench: Workshop) -> StageResult:
+    prompts = model_bench.input("prompts", model_bench.data("prompts", tiny_data.traffic(30)))
+    code, result = model_bench.run(
+        "rejection-sample", [prompts, *models(model_bench)], **SHORT, samplesPerPrompt=3, maxPrompts=20
+    )
+    assert code == 0, result.message
+    return result
+
+
+@pytest.mark.training
+def test_best_and_worst_of_the_samples_are_kept(model_bench: Workshop, sampled: StageResult) -> None:
+    accepted = read_traffic(model_bench.folder(sampled) / "accepted")
+    raw = lines(model_bench, sampled, "accepted/data.jsonl")
+    pairs = read_preferences(model_bench.folder(sampled) / "pairs")
+    assert len(accepted) == 20
+    assert 0 < len(pairs) <= 20
+    assert all(math.isfinite(row["reward"]) for row in raw)
+    best = {row.conversation: row for row in accepted}
+    for pair in pairs:
+        assert [*pair.prompt, *pair.chosen] == best[pair.conversation].messages
+        assert pair.chosen != pair.rejected
+    metrics = sampled.metrics
+    assert metrics[Metric.SAMPLES_DRAWN].value == 60
+    assert metrics[Metric.ACCEPTED_REWARD].value > metrics[Metric.REJECTED_REWARD].value
+    assert metrics[Metric.ACCEPTED_REWARD].value == pytest.approx(np.mean([row["reward"] for row in raw]), rel=1e-4)
+
+
+@pytest.mark.training
+def test_the_same_seed_draws_the_same_replies(model_bench: Workshop, sampled: StageResult) -> None:
+    manifest = model_bench.manifest(sampled)
+    (model_bench.folder(sampled) / "manifest.json").unlink()
+    prompts = model_bench.input("prompts", "pvc://lab/data/prompts")
+    _, again = model_bench.run(
+        "rejection-sample", [prompts, *models(model_bench)], **SHORT, samplesPerPrompt=3, maxPrompts=20
+    )
+    assert (again.reused, again.outputs) == (False, manifest.outputs)
+
+
+@pytest.mark.training
+def test_a_reward_that_is_no_number_fails_the_stage(model_bench: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Scorer, "_forward", lambda self, rows: np.full(len(rows), np.nan))
+    prompts = model_bench.input("prompts", model_bench.data("few", tiny_data.traffic(4)))
+    code, result = model_bench.run("rejection-sample", [prompts, *models(model_bench)], **SHORT, samplesPerPrompt=2)
+    assert (code, result.reason) == (70, Reason.NOT_FINITE)
+    assert result.message == "reward model reward gave a reward that is no finite number"
+
+
+def test_stages_without_a_reward_model_or_prompts_are_refused(model_bench: Workshop) -> None:
+    policy, reward = models(model_bench)
+    code, result = model_bench.run("rejection-sample", [policy, reward])
+    assert (code, result.message) == (78, "stage rejection-sample has no prompts; stage curate leaves them")
+    code, result = model_bench.run("evaluate", [policy, reward])
+    assert (code, result.message) == (78, "stage evaluate has no evaluation prompts; stage curate leaves them")
+
+
+def conversation(**more: Any) -> Conversation:  # noqa: ANN401 -- JSON
+    messages = [*ASKED, {"role": "assistant", "content": "said once"}]
+    return Conversation.model_validate(
+        {"conversation": "c", "user": "u", "origin": "User", "messages": messages, **more}
+    )
+
+
+def test_equal_or_empty_replies_make_no_pair() -> None:
+    rows = [conversation()] * 3
+    found = rejection_sample.select(rows, [["a", "a"], ["", ""], ["", "b"]], [[1.0, 1.0], [1.0, 2.0], [5.0, 1.0]])
+    assert [row["messages"][-1]["content"] for row in found.accepted] == ["a", "b"]
+    assert found.pairs == []
+    assert found.counts == {"emptyReplies": 3, "promptsWithoutReply": 1, "promptsWithoutPair": 2}
+
+
+def test_an_accepted_row_says_nothing_about_the_reply_that_it_replaced() -> None:
+    row = conversation(signals={"thumbsUp": True}, consent={"training": True}, character="luna")
+    found = rejection_sample.select([row], [["a", "b"]], [[1.0, 2.0]])
+    assert set(found.accepted[0]) == {"conversation", "user", "character", "origin", "messages", "reward"}
+    assert found.pairs[0]["chosen"] == [{"role": "assistant", "content": "b"}]
+
+
+@pytest.mark.training
+def test_replies_are_drawn_for_each_prompt_whatever_the_batch(model_bench: Workshop) -> None:
+    folder = model_bench.claim / "models/one"
+    policy, tokenizer = load_policy(folder), load_tokenizer(folder)
+    prompts = [[{"role": "user", "content": "word " * n}] for n in (1, 40, 3)]
+    shares: list[float] = []
+    params = SamplingParams(max_new_tokens=4, batch_size=2, max_prompt_tokens=16)
+    replies = sampling.sample_replies(policy, tokenizer, prompts, params, count=5, report=shares.append)
+    assert [len(texts) for texts in replies] == [5, 5, 5]
+    assert shares[-1] == 1.0
+    assert shares == sorted(shares)
+
+
+@pytest.mark.training
+def test_likelihoods_do_not_depend_on_the_batch(model_bench: Workshop) -> None:
+    folder = model_bench.claim / "models/one"
+    policy, tokenizer = load_policy(folder), load_tokenizer(folder)
+    rows = [row["messages"] for row in tiny_data.traffic(6)]
+    alone, together = (
+        reply_likelihoods(policy, tokenizer, rows, max_prompt_tokens=64, max_reply_tokens=64, batch_size=size)
+        for size in (1, 6)
+    )
+    assert together.nats == pytest.approx(alone.nats, rel=1e-3)
+    # A model that knows nothing is as unsure as the vocabulary is large.
+    assert math.exp(alone.nats.sum() / alone.tokens.sum()) == pytest.approx(len(tokenizer), rel=0.5)
+
+
+@pytest.fixture(scope="module")
+def evaluated(model_bench: Workshop) -> StageResult:
+    rows = model_bench.input("evaluation", model_bench.data("evaluation", tiny_data.traffic(24)))
+    baseline = model_bench.input("baseline", "pvc://lab/models/other")
+    code, result = model_bench.run("evaluate", [rows, *models(model_bench), baseline], **SHORT, bootstrapSamples=200)
+    assert code == 0, result.message
+    return result
+
+
+@pytest.mark.training
+def test_all_metrics_come_with_intervals_and_the_number_of_users(model_bench: Workshop, evaluated: StageResult) -> None:
+    metrics = evaluated.metrics
+    assert set(metrics) == set(REPORTED_BY[Stage.EVALUATE])
+    for name, m in metrics.items():
+        assert m.low is not None, name
+        assert m.low <= m.value <= m.high, name
+        assert m.n > 0, name
+    internal, user = metrics[Metric.WIN_RATE_INTERNAL], metrics[Metric.WIN_RATE_USER]
+    assert metrics[Metric.WIN_RATE].value == pytest.approx((internal.value + user.value) / 2, rel=1e-4)
+    assert metrics[Metric.WIN_RATE_GAP].value == pytest.approx(abs(internal.value - user.value), abs=1e-4)
+    assert metrics[Metric.WIN_RATE].n == internal.n + user.n
+    report = json.loads((model_bench.folder(evaluated) / "report/report.json").read_text())
+    assert set(report) == {"metrics", "counts", "rewardModels", "baselineStyle", "sampling", "seed"}
+    assert report["counts"]["promptsInternal"] == 12
+    samples = lines(model_bench, evaluated, "report/samples.jsonl")
+    won = np.mean([(s["candidateReward"] > s["baselineReward"]) + 0.5 * (s["candidateReward"] == s["baselineReward"])
+                   for s in samples if s["origin"] == "User"])  # fmt: skip
+    assert user.value == pytest.approx(won, rel=1e-4)
+    assert evaluated.message.startswith(f"win rate {metrics[Metric.WIN_RATE].value:.1%} (")
+
+
+@pytest.mark.training
+def test_a_model_against_itself_ties_everywhere(model_bench: Workshop) -> None:
+    rows = model_bench.input("evaluation", model_bench.data("users", tiny_data.traffic(6, origin="User")))
+    nameless = [{"messages": row["messages"]} for row in tiny_data.traffic(5)]
+    general = model_bench.input("general", model_bench.data("general", nameless))
+    baseline = model_bench.input("baseline", "pvc://lab/models/one")
+    code, result = model_bench.run(
+        "evaluate", [rows, general, *models(model_bench), baseline], **SHORT, bootstrapSamples=100
+    )
+    assert code == 0, result.message
+    metrics = result.metrics
+    for name in (Metric.WIN_RATE, Metric.WIN_RATE_USER):
+        assert (metrics[name].value, metrics[name].low, metrics[name].high) == (0.5, 0.5, 0.5)
+    assert metrics[Metric.PERPLEXITY_RATIO].value == 1.0
+    assert metrics[Metric.PERPLEXITY].n == 5
+    # No prompts of one origin: neither its rate nor the gap was measured.
+    assert Metric.WIN_RATE_INTERNAL not in metrics
+    assert Metric.WIN_RATE_GAP not in metrics
+    assert {row["origin"] for row in lines(model_bench, result, "report/samples.jsonl")} == {"User"}

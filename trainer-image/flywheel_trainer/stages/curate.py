@@ -1,0 +1,239 @@
+"""curate: which conversations may be trained on, which only judge, and which are dropped, each with a counted reason.
+
+The order is fixed: structure, consent, privacy, safety, near-duplicates, cap, split by user. A conversation counts
+under the first reason that drops it, and later filters never see it.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from flywheel_contract.manifest import Measurement
+from flywheel_contract.metric_names import Metric
+from flywheel_contract.params import CurateParams
+from flywheel_contract.stage_spec import CurateSpec
+from flywheel_contract.stages import Origin, Role
+from flywheel_trainer.context import StageContext, StageOutcome
+from flywheel_trainer.data.rows import DATA_FILE, Conversation, read_traffic, write_rows
+from flywheel_trainer.data.split import draw_key, held_out
+from flywheel_trainer.errors import ConfigError, DataError
+
+REPORT: Final = "_report.json"
+"""Beside the rows; its name starts with `_`, so readers of the folder pass it by."""
+
+NO_REPLY: Final = "noReply"
+SHARED: Final = "sharedConversation"
+CONSENT: Final = "consent"
+PRIVACY: Final = "privacy"
+SAFETY: Final = "safety"
+DUPLICATE: Final = "duplicate"
+OVER_CAP: Final = "overCap"
+
+_METRICS: Final = {
+    CONSENT: Metric.DROPPED_CONSENT,
+    PRIVACY: Metric.DROPPED_PRIVACY,
+    SAFETY: Metric.DROPPED_SAFETY,
+    DUPLICATE: Metric.DROPPED_DUPLICATE,
+}
+_FIXES: Final = {
+    NO_REPLY: "had no reply of the character",
+    SHARED: "belonged to several users",
+    CONSENT: "must not be trained on",
+    PRIVACY: "held personal identifiers",
+    SAFETY: "were unsafe",
+    DUPLICATE: "were near-duplicates",
+    OVER_CAP: "were over maxConversations",
+}
+
+_SAFETY_BATCH: Final = 1024
+
+
+@dataclass
+class Curation:
+    """The conversations still in, and why the others are out."""
+
+    rows: list[Conversation]
+    dropped: Counter[str] = field(default_factory=Counter)
+    entities: Counter[str] = field(default_factory=Counter)
+    """Of those dropped for privacy, the first identifier found."""
+
+    def keep(self, rows: list[Conversation], reason: str) -> None:
+        """Goes on with `rows` only."""
+        self.dropped[reason] += len(self.rows) - len(rows)
+        self.rows = rows
+
+
+def run(ctx: StageContext) -> StageOutcome:
+    """Reads the traffic, filters it, and leaves `prompts` and `evaluation`, which share no user and no conversation.
+
+    Raises:
+        ConfigError: no traffic.
+        DataError: a row is wrong, or no rows are left; says how many were dropped for which reason.
+        SpecError: an unknown privacy entity.
+    """
+    spec = ctx.spec
+    if not isinstance(spec, CurateSpec):
+        raise TypeError(f"curate was given the spec of {spec.stage}")
+    inputs = ctx.inputs(Role.TRAFFIC)
+    if not inputs:
+        raise ConfigError("stage curate has no traffic: name at least one source in data.traffic")
+    read = [row for i in inputs for row in read_traffic(i.path, i.origin)]
+    curation = Curation(read)
+    for number, (message, step) in enumerate(_STEPS):
+        ctx.progress(percent=5 + 90 * number / len(_STEPS), message=message)
+        step(curation, spec.params, spec.seed)
+    if not curation.rows:
+        raise DataError(f"no conversation of {len(read)} is left: {_reasons(curation)}")
+    evaluation = [row for row in curation.rows if held_out(row.user, spec.params.holdout_fraction)]
+    prompts = [row for row in curation.rows if not held_out(row.user, spec.params.holdout_fraction)]
+    _refuse_empty(prompts, evaluation, spec.params)
+    write_rows(ctx.output("prompts") / DATA_FILE, (row.to_json() for row in prompts))
+    write_rows(ctx.output("evaluation") / DATA_FILE, (row.to_json() for row in evaluation))
+    counts = _counts(curation, read, prompts, evaluation)
+    (ctx.output("prompts") / REPORT).write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")
+    return StageOutcome(
+        metrics=_metrics(curation, read, evaluation),
+        counts=counts,
+        message=f"kept {len(curation.rows)} of {len(read)} conversations, {len(evaluation)} of them for evaluation",
+    )
+
+
+def _cut_to_reply(curation: Curation, _params: CurateParams, _seed: int) -> None:
+    kept = []
+    for row in curation.rows:
+        last = max(
+            (i for i, m in enumerate(row.messages) if m["role"] == "assistant" and m["content"].strip()), default=0
+        )
+        if any(m["role"] == "user" for m in row.messages[:last]):
+            kept.append(row.model_copy(update={"messages": row.messages[: last + 1]}))
+    curation.keep(kept, NO_REPLY)
+
+
+def _belongs_to_one_user(curation: Curation, _params: CurateParams, _seed: int) -> None:
+    """A conversation of two users could end up on both sides of the split."""
+    owners: dict[str, set[str]] = {}
+    for row in curation.rows:
+        owners.setdefault(row.conversation, set()).add(row.user)
+    curation.keep([row for row in curation.rows if len(owners[row.conversation]) == 1], SHARED)
+
+
+def _consent(curation: Curation, params: CurateParams, _seed: int) -> None:
+    if params.require_consent:
+        curation.keep([row for row in curation.rows if row.consent.training is not False], CONSENT)
+
+
+def _privacy(curation: Curation, params: CurateParams, _seed: int) -> None:
+    if not params.privacy.enabled:
+        return
+    from flywheel_trainer.data.privacy import PrivacyFilter  # noqa: PLC0415 -- Presidio takes seconds to import
+
+    identifiers = PrivacyFilter(params.privacy.entities)
+    kept = []
+    for row in curation.rows:
+        found = next(filter(None, (identifiers.found(m["content"]) for m in row.messages)), None)
+        if found is None:
+            kept.append(row)
+        else:
+            curation.entities[found] += 1
+    curation.keep(kept, PRIVACY)
+
+
+def _safety(curation: Curation, params: CurateParams, _seed: int) -> None:
+    if not params.safety.enabled:
+        return
+    from flywheel_trainer.data.safety import unsafe_probabilities  # noqa: PLC0415 -- so does scikit-learn
+
+    texts = [(number, m["content"]) for number, row in enumerate(curation.rows) for m in row.messages]
+    unsafe: set[int] = set()
+    for start in range(0, len(texts), _SAFETY_BATCH):
+        batch = texts[start : start + _SAFETY_BATCH]
+        scores = unsafe_probabilities([text for _, text in batch])
+        unsafe.update(
+            number for (number, _), score in zip(batch, scores, strict=True) if score >= params.safety.threshold
+        )
+    curation.keep([row for number, row in enumerate(curation.rows) if number not in unsafe], SAFETY)
+
+
+def _near_duplicates(curation: Curation, params: CurateParams, _seed: int) -> None:
+    if not params.near_duplicates.enabled:
+        return
+    from flywheel_trainer.data.duplicates import near_duplicates  # noqa: PLC0415 -- and so does datasketch
+
+    repeated = near_duplicates((_prompt_text(row) for row in curation.rows), params.near_duplicates.similarity)
+    curation.keep([row for row, out in zip(curation.rows, repeated, strict=True) if not out], DUPLICATE)
+
+
+def _prompt_text(row: Conversation) -> str:
+    """What was said before the last reply; a system prompt is the same in all conversations with a character."""
+    return "\n".join(m["content"] for m in row.messages[:-1] if m["role"] != "system")
+
+
+def _cap(curation: Curation, params: CurateParams, seed: int) -> None:
+    if params.max_conversations is None:
+        return
+    drawn: set[int] = set()
+    for origin in Origin:
+        numbers = [n for n, row in enumerate(curation.rows) if row.origin is origin]
+        numbers.sort(key=lambda n: draw_key(seed, curation.rows[n].conversation))
+        drawn.update(numbers[: params.max_conversations])
+    curation.keep([row for n, row in enumerate(curation.rows) if n in drawn], OVER_CAP)
+
+
+_STEPS: Final[tuple[tuple[str, Callable[[Curation, CurateParams, int], None]], ...]] = (
+    ("cutting conversations to the last reply", _cut_to_reply),
+    ("looking for conversations of several users", _belongs_to_one_user),
+    ("checking consent", _consent),
+    ("looking for personal identifiers", _privacy),
+    ("looking for unsafe messages", _safety),
+    ("looking for near-duplicates", _near_duplicates),
+    ("drawing conversations", _cap),
+)
+
+
+def _reasons(curation: Curation) -> str:
+    return ", ".join(f"{n} {_FIXES[reason]}" for reason, n in curation.dropped.items() if n) or "there were none"
+
+
+def _refuse_empty(prompts: list[Conversation], evaluation: list[Conversation], params: CurateParams) -> None:
+    users = len({row.user for row in (*prompts, *evaluation)})
+    share = f"holdoutFraction {params.holdout_fraction:g}"
+    if not evaluation:
+        raise DataError(
+            f"none of the {users} users left falls into the hold-out ({share}): bring more users or raise it"
+        )
+    if not prompts:
+        raise DataError(f"all of the {users} users left fall into the hold-out ({share}): bring more users or lower it")
+
+
+def _counts(
+    curation: Curation, read: list[Conversation], prompts: list[Conversation], evaluation: list[Conversation]
+) -> dict[str, int]:
+    def by_origin(name: str, rows: list[Conversation]) -> Iterator[tuple[str, int]]:
+        for origin in Origin:
+            yield f"{name}{origin.value}", sum(row.origin is origin for row in rows)
+
+    return {
+        **dict(by_origin("read", read)),
+        **{f"dropped{reason[0].upper()}{reason[1:]}": n for reason, n in curation.dropped.items()},
+        **{f"droppedPrivacy.{entity}": n for entity, n in sorted(curation.entities.items())},
+        **dict(by_origin("prompts", prompts)),
+        **dict(by_origin("evaluation", evaluation)),
+        "promptsUsers": len({row.user for row in prompts}),
+        "evaluationUsers": len({row.user for row in evaluation}),
+    }
+
+
+def _metrics(curation: Curation, read: list[Conversation], evaluation: list[Conversation]) -> dict[Metric, Measurement]:
+    def count(value: int) -> Measurement:
+        return Measurement(value=value, n=len(read))
+
+    dropped = {metric: curation.dropped[reason] for reason, metric in _METRICS.items() if reason in curation.dropped}
+    return {
+        Metric.ROWS_READ: count(len(read)),
+        Metric.ROWS_KEPT: count(len(curation.rows)),
+        **{metric: count(number) for metric, number in dropped.items()},
+        Metric.EVALUATION_PROMPTS_INTERNAL: count(sum(row.origin is Origin.INTERNAL for row in evaluation)),
+        Metric.EVALUATION_PROMPTS_USER: count(sum(row.origin is Origin.USER for row in evaluation)),
+    }
