@@ -118,8 +118,13 @@ class Execution(Generic[StatusT]):
             {
                 "apiVersion": kind.api_version,
                 "kind": kind.kind,
-                # With the uid, an object that was deleted and made anew meanwhile is not written to.
-                "metadata": {"name": self._key.name, "namespace": self._key.namespace, "uid": self._metadata.uid},
+                # With the version: what was decided on another spec, on an object that was deleted and made anew
+                # meanwhile, or by a leader who has lost the lease, is not written. (A uid alone is not checked here.)
+                "metadata": {
+                    "name": self._key.name,
+                    "namespace": self._key.namespace,
+                    "resourceVersion": self._version,
+                },
                 "status": status.to_json(),
             },
             status=True,

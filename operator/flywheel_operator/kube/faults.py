@@ -61,6 +61,5 @@ def _body(raw: Raw) -> Raw:
     return {
         "apiVersion": raw["apiVersion"],
         "kind": raw["kind"],
-        # With the uid, an object that was deleted and made anew meanwhile is not written to.
-        "metadata": {key: metadata[key] for key in ("name", "namespace", "uid")},
+        "metadata": {key: metadata[key] for key in ("name", "namespace")},
     }

@@ -1,6 +1,6 @@
 """kopf as the watcher, and as nothing else: events go to our queue, and no handler does any work.
 
-kopf runs in a thread with an event loop of its own: in ours it would take every task that starts after it for one of its
+kopf runs in a thread with an event loop of its own: in ours it would take every task that starts after it for its
 own and end it when it stops, and it would take the signal handlers over.
 """
 
