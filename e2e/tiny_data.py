@@ -74,8 +74,8 @@ def _conversation(draw: random.Random, number: int, origin: str, users: int) -> 
     messages = []
     for _ in range(draw.randint(1, 3)):
         topic = draw.choice(_TOPICS)
-        # Mostly warm: what the model imitates in SFT leans the way that the preferences point.
-        answers = _WARM if draw.random() < 0.7 else _COLD
+        # Half warm, half cold: imitation alone leaves room for DPO and RL to move.
+        answers = _WARM if draw.random() < 0.5 else _COLD
         messages.append({"role": "user", "content": draw.choice(_ASKED).format(topic)})
         messages.append({"role": "assistant", "content": draw.choice(answers).format(topic)})
     user = f"{origin.lower()}-{draw.randrange(users):03d}"

@@ -1,4 +1,4 @@
-"""A random Llama of half a million parameters that trains in seconds on a CPU, for tests and for the cluster's cases."""
+"""A random Llama of half a million parameters: it trains in seconds on a CPU, for tests and the cluster's cases."""
 
 import random
 from pathlib import Path

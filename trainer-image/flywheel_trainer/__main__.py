@@ -4,11 +4,12 @@ import argparse
 import importlib
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from flywheel_contract import paths
+from flywheel_contract.exit_codes import ExitCode
 from flywheel_contract.stages import Stage
-from flywheel_trainer import logs, runner
+from flywheel_trainer import launch, logs, runner
 
 _SERVING: Final = ("serve", "probe")
 
@@ -21,12 +22,23 @@ def main(arguments: list[str] | None = None) -> int:
         return int(importlib.import_module(f"flywheel_trainer.serving.{arguments[0]}").main(arguments[1:]))
     parsed = _parser().parse_args(arguments)
     stage = Stage(parsed.stage)
+    count = launch.processes(stage)
+    if count > 1:
+        return launch.run(arguments, count)
     logs.configure(stage=stage.value)
     return int(runner.run_stage(stage, parsed.spec))
 
 
+class _Parser(argparse.ArgumentParser):
+    """Wrong usage is the user's mistake, and has the exit code of one."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(ExitCode.USAGE, f"{self.prog}: {message}\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="flywheel-trainer",
         description="Runs one stage of a generation as its StageSpec says, or serves a model.",
         epilog="serve and probe have options of their own: flywheel-trainer serve --help",

@@ -12,6 +12,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from flywheel_contract.manifest import Measurement
+from flywheel_trainer.artifacts import write_atomically
 from flywheel_trainer.context import StageContext, is_main_process
 from flywheel_trainer.errors import NotFiniteError
 
@@ -32,7 +33,7 @@ class History:
         """Forgets what an interrupted attempt logged behind its last checkpoint; those steps come again."""
         self.steps = [line for line in self.steps if line["step"] <= step]
         if is_main_process():
-            self.path.write_text("".join(json.dumps(line) + "\n" for line in self.steps), encoding="utf-8")
+            write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in self.steps))
 
     def add(self, step: int, values: dict[str, Any]) -> None:
         """Appends a step; only the first process writes the file."""

@@ -4,6 +4,7 @@ Measured in a pass of its own, because TRL reports none where it holds no refere
 tokens where it does. Here it is exact per position: KL(p||q) = sum over the vocabulary of p (log p - log q).
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from flywheel_contract.manifest import Measurement
+from flywheel_trainer.errors import NotFiniteError
 
 Reply = tuple[list[int], int]
 """The tokens of a conversation, and where its reply begins."""
@@ -25,9 +27,15 @@ def per_sequence(policy: PreTrainedModel, reference: PreTrainedModel, rows: Sequ
     return np.array([_one(policy, reference, ids, start) for ids, start in rows])
 
 
-def measurement(values: NDArray[np.float64]) -> Measurement:
-    """The mean over sequences, with the normal 95 % interval where there are several."""
+def measurement(values: NDArray[np.float64], when: str) -> Measurement:
+    """The mean over sequences, with the normal 95 % interval where there are several.
+
+    Raises:
+        NotFiniteError: a model gave NaN.
+    """
     mean = float(values.mean())
+    if not math.isfinite(mean):
+        raise NotFiniteError(f"the divergence from the predecessor is {mean} {when}; look for broken weights")
     if len(values) < 2:
         return Measurement(value=mean, n=len(values))
     half = 1.96 * float(values.std(ddof=1)) / len(values) ** 0.5

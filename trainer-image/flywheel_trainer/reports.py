@@ -36,7 +36,7 @@ def kl_at_start(
     ctx.progress(message="measuring the divergence from the predecessor")
     predecessor = start.load(start.path, start.dtype).to(trainer.model.device)
     values = divergence.per_sequence(trainer.model, predecessor, replies[:KL_SEQUENCES])
-    return {Metric.KL_AT_START: divergence.measurement(values)}
+    return {Metric.KL_AT_START: divergence.measurement(values, "at step 0")}
 
 
 def reply_of(example: dict[str, list[int]]) -> divergence.Reply:

@@ -60,6 +60,8 @@ def prepare(ctx: StageContext, params: TrainingParams, path: Path, load: Loader)
     All weights trained: they are kept in fp32 and bf16 is only the arithmetic (steps of 1e-6 vanish in bf16 weights).
     With adapters the frozen weights take the arithmetic's own type.
     """
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     set_seed(ctx.spec.seed)
     ctx.progress(percent=0, message="loading the model")
     dtype = models.dtype_of(params.precision) if params.lora is not None else torch.float32
@@ -129,6 +131,7 @@ def train(ctx: StageContext, trainer: Trainer) -> History:
     folder = ctx.checkpoints()
     if not ctx.spec.resume and is_main_process():
         checkpoints.forget(folder)
+    wait_for_all()
     last = checkpoints.last_complete(folder)
     history = History(folder / HISTORY)
     if last is not None:
@@ -169,7 +172,14 @@ def leave_model(ctx: StageContext, params: TrainingParams, start: Start) -> Path
         start.tokenizer.save_pretrained(output)
         check_model(output)
         shutil.copy2(ctx.checkpoints() / HISTORY, ctx.beside("logs") / HISTORY)
+    wait_for_all()
     return output
+
+
+def wait_for_all() -> None:
+    """Returns when every process of this stage has come here; what the first one wrote can be read then."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
 
 
 def _merge(ctx: StageContext, start: Start, checkpoint: Path, output: Path) -> None:

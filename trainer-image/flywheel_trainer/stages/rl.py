@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TrainerState
 from trl import GRPOConfig, GRPOTrainer
 
 from flywheel_contract.manifest import Measurement
@@ -19,7 +19,7 @@ from flywheel_trainer import divergence, reports, training
 from flywheel_trainer.callbacks import History
 from flywheel_trainer.context import StageContext, StageOutcome
 from flywheel_trainer.data.rows import Message
-from flywheel_trainer.errors import ConfigError
+from flywheel_trainer.errors import ConfigError, NotFiniteError
 from flywheel_trainer.examples import conversations, draw, prompt_of, require
 from flywheel_trainer.models import load_policy, read_policy
 from flywheel_trainer.prompts import fit_prompt, render, token_ids, with_character
@@ -63,7 +63,7 @@ def run(ctx: StageContext) -> StageOutcome:
     final = load_policy(model, params.precision)
     before = load_policy(start.path, params.precision)
     replies = [_reply(final, start.tokenizer, ids, params) for ids in texts[:_KL_PROMPTS]]
-    kl[Metric.KL_TO_POLICY] = divergence.measurement(divergence.per_sequence(final, before, replies))
+    kl[Metric.KL_TO_POLICY] = divergence.measurement(divergence.per_sequence(final, before, replies), "at the end")
     rewards = _rewards(history)
     return StageOutcome(
         metrics={**reports.training(history), **kl, **rewards}, counts=counts, message=_sentence(history, rewards)
@@ -78,10 +78,16 @@ def reward_function(composite: Composite, batch_size: int) -> RewardFunction:
     """
 
     def composite_reward(
-        prompts: Sequence[list[Message]], completions: Sequence[list[Message]], **_: object
+        prompts: Sequence[list[Message]],
+        completions: Sequence[list[Message]],
+        trainer_state: TrainerState,
+        **_: object,
     ) -> list[float]:
         both = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
-        return [float(score) for score in composite.score(both, batch_size)]
+        try:
+            return [float(score) for score in composite.score(both, batch_size)]
+        except NotFiniteError as error:
+            raise NotFiniteError(f"{error}, at step {trainer_state.global_step + 1}") from error
 
     return composite_reward
 

@@ -1,0 +1,133 @@
+"""A stage that is told to stop saves, says so, and the next attempt ends where an undisturbed one would have."""
+
+import json
+import signal
+import socket
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from e2e import tiny_data
+from flywheel_contract.metric_names import Metric
+from flywheel_contract.progress import Progress
+from flywheel_contract.stage_result import Reason
+from flywheel_trainer import checkpoints
+from tests.trainer.workshop import Json, Workshop
+
+pytestmark = pytest.mark.training
+
+STEPS = 150
+
+
+@pytest.fixture
+def inputs(workshop: Workshop, tiny: Path) -> list[Json]:
+    return [
+        workshop.input("policy", workshop.add_model(tiny, "base")),
+        workshop.input("prompts", workshop.add_data("traffic", tiny_data.traffic(100))),
+    ]
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def watch(port: int, enough: Callable[[Progress], bool], seconds: float = 120) -> Progress:
+    """Asks the status endpoint, as the operator does, until `enough`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/progress", timeout=5) as answer:
+                progress = Progress.model_validate_json(answer.read())
+        except OSError:
+            progress = Progress()
+        if enough(progress):
+            return progress
+        time.sleep(0.05)
+    raise AssertionError("the stage did not get that far")
+
+
+def test_killed_and_resumed_it_ends_as_if_nothing_had_happened(workshop: Workshop, inputs: list[Json]) -> None:
+    params = {"maxSteps": STEPS, "learningRate": 1e-3, "saveSteps": 10_000}
+    port = free_port()
+    stage = workshop.start("sft", inputs, {"FLYWHEEL_STATUS_PORT": str(port)}, **params)
+    seen = watch(port, lambda progress: (progress.step or 0) >= 5)
+    stage.send_signal(signal.SIGTERM)
+    assert stage.wait(60) == 143, (workshop.root / "stderr").read_text()
+    assert seen.total_steps == STEPS
+    assert seen.loss is not None
+    assert seen.eta_seconds is not None
+    interrupted = workshop.result()
+    assert interrupted.reason is Reason.INTERRUPTED
+    assert "checkpoint saved at step" in interrupted.message
+    for line in (workshop.root / "stderr").read_text().splitlines():
+        if line.startswith("{"):
+            assert json.loads(line)["stage"] == "sft"
+
+    [work] = workshop.claim.glob("artifacts/captain/gen-1/sft/*/.work/checkpoints")
+    last = checkpoints.last_complete(work)
+    assert last is not None
+    assert 5 <= last.step < STEPS
+    resumed = workshop.succeed("sft", inputs, **params)
+    history = workshop.history(resumed)
+    assert [line["step"] for line in history] == list(range(1, STEPS + 1))
+
+    # The same stage of another owner, undisturbed: its folder is another one, its inputs are the same.
+    undisturbed = Workshop(workshop.root / "other")
+    undisturbed.root.mkdir()
+    (undisturbed.root / "lab").symlink_to(workshop.claim)
+    for path in workshop.claim.glob("artifacts/captain/gen-1/sft/*/manifest.json"):
+        path.rename(path.with_name("first.json"))
+    whole = undisturbed.succeed("sft", inputs, **params)
+    assert not whole.reused
+    assert whole.metrics[Metric.TRAIN_LOSS_LAST].value == pytest.approx(
+        resumed.metrics[Metric.TRAIN_LOSS_LAST].value, rel=1e-3
+    )
+
+
+def test_stopped_behind_its_last_step_it_trains_no_further(workshop: Workshop, inputs: list[Json]) -> None:
+    params = {"maxSteps": 6, "learningRate": 1e-3, "saveSteps": 4}
+    first = workshop.succeed("sft", inputs, **params)
+    # What a kill between the last checkpoint and the manifest leaves: all but the manifest.
+    finished = workshop.history(first)
+    folder = workshop.folder(first)
+    kept = folder / ".work" / "checkpoints"
+    again = Workshop(workshop.root)
+    (folder / "manifest.json").unlink()
+    kept.mkdir(parents=True)
+    checkpoint = kept / "checkpoint-6"
+    checkpoint.mkdir()
+    for file in (folder / "model").iterdir():
+        (checkpoint / file.name).write_bytes(file.read_bytes())
+    (checkpoint / "trainer_state.json").write_text('{"global_step": 6, "max_steps": 6}', encoding="utf-8")
+    (kept / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in finished), encoding="utf-8")
+    second = again.succeed("sft", inputs, **params)
+    assert not second.reused
+    assert second.outputs == first.outputs
+    assert again.history(second) == finished
+
+
+def test_a_checkpoint_cut_short_does_not_count(tmp_path: Path) -> None:
+    for step, complete in ((2, True), (4, True), (6, False)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        if complete:
+            (folder / "trainer_state.json").write_text(f'{{"global_step": {step}, "max_steps": 8}}', encoding="utf-8")
+    (tmp_path / "checkpoint-4" / "checkpoint-is-incomplete.txt").touch()
+    last = checkpoints.last_complete(tmp_path)
+    assert last is not None
+    assert (last.step, last.finished) == (2, False)
+    (tmp_path / "checkpoint-2" / "trainer_state.json").write_text('{"global_st', encoding="utf-8")
+    assert checkpoints.last_complete(tmp_path) is None
+
+
+def test_two_processes_share_the_work(workshop: Workshop, inputs: list[Json]) -> None:
+    stage = workshop.start("sft", inputs, {"FLYWHEEL_PROCESSES": "2"}, maxSteps=6, learningRate=1e-3)
+    assert stage.wait(120) == 0, (workshop.root / "stderr").read_text()
+    result = workshop.result()
+    assert len(workshop.history(result)) == 6
+    assert result.metrics[Metric.KL_AT_START].value == 0

@@ -1,0 +1,146 @@
+"""Every training stage, run for real on the tiny model: it learns, starts at its predecessor, and leaves a whole model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from e2e import tiny_data
+from flywheel_contract.metric_names import REPORTED_BY, Metric
+from flywheel_contract.stage_result import StageResult
+from flywheel_contract.stages import Stage
+from flywheel_trainer.models import load_policy, load_reward, load_tokenizer
+from flywheel_trainer.rewards import Scorer
+from tests.trainer.workshop import Json, Workshop
+
+pytestmark = pytest.mark.training
+
+LORA = {"r": 8, "alpha": 16}
+RL = {"batchSize": 16, "numGenerations": 8, "maxNewTokens": 24, "maxLength": 120, "maxSteps": 24, "learningRate": 1e-3}
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """One turn of the training stages, each from its predecessor."""
+
+    lab: Workshop
+    base: Json
+    traffic: Json
+    preferences: Json
+    reward: StageResult
+    sft: StageResult
+    dpo: StageResult
+    rl: StageResult
+
+    def policy(self, result: StageResult) -> Json:
+        """A stage's model as the next one's policy."""
+        return self.lab.input("policy", self.lab.model(result))
+
+
+@pytest.fixture(scope="module")
+def wheel(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Wheel:
+    lab = Workshop(tmp_path_factory.mktemp("claims"))
+    base = lab.input("policy", lab.add_model(tiny, "base"))
+    traffic = lab.input("prompts", lab.add_data("traffic", tiny_data.traffic(200)))
+    pairs = lab.input("preferences", lab.add_data("preferences", tiny_data.preferences(240)))
+    reward = lab.succeed("reward-model", [base, pairs], maxSteps=50, learningRate=5e-4)
+    sft = lab.succeed("sft", [base, traffic], maxSteps=60, learningRate=3e-3)
+    policy = lab.input("policy", lab.model(sft))
+    dpo = lab.succeed("dpo", [policy, pairs], maxSteps=24, learningRate=1e-4)
+    rl = lab.succeed("rl", [policy, traffic, lab.input("reward", lab.model(reward))], **RL)
+    return Wheel(lab, base, traffic, pairs, reward, sft, dpo, rl)
+
+
+def value(result: StageResult, metric: Metric) -> float:
+    return result.metrics[metric].value
+
+
+@pytest.mark.parametrize("stage", [Stage.REWARD_MODEL, Stage.SFT, Stage.DPO, Stage.RL])
+def test_every_promised_metric_is_reported(wheel: Wheel, stage: Stage) -> None:
+    results = {r.stage: r for r in (wheel.reward, wheel.sft, wheel.dpo, wheel.rl)}
+    assert set(results[stage].metrics) == set(REPORTED_BY[stage])
+
+
+def test_reward_model_tells_warm_from_cold_and_no_control_does(wheel: Wheel) -> None:
+    assert value(wheel.reward, Metric.REWARD_ACCURACY) > 0.9
+    assert value(wheel.reward, Metric.TRAIN_LOSS_LAST) < value(wheel.reward, Metric.TRAIN_LOSS_FIRST)
+    assert 0.2 < value(wheel.reward, Metric.LENGTH_ONLY_ACCURACY) < 0.8
+    assert value(wheel.reward, Metric.SHUFFLED_LABEL_ACCURACY) == pytest.approx(0.5, abs=0.05)
+    counts = wheel.lab.manifest(wheel.reward).counts
+    assert counts["train-pairs"] + counts["held-out-pairs"] == counts["rows"] == 240
+    assert counts["probe-accuracy-permille"] > 800, "the probe can learn, so that its failing on coins means something"
+
+
+def test_reward_is_the_one_that_was_saved(wheel: Wheel) -> None:
+    folder = wheel.lab.path(wheel.lab.model(wheel.reward))
+    scorer = Scorer("reward", load_reward(folder), load_tokenizer(folder))
+    asked = {"role": "user", "content": "Do you like paper maps?"}
+    warm = [asked, {"role": "assistant", "content": "Oh, I love paper maps! It makes me smile every day."}]
+    cold = [asked, {"role": "assistant", "content": "No. I have nothing to say about paper maps."}]
+    assert scorer.score([warm])[0] > scorer.score([cold])[0]
+    alone, among = scorer.score([warm])[0], scorer.score([cold, warm, [*warm, *cold]])[1]
+    assert alone == pytest.approx(among, abs=1e-4), "padding must not change a reward"
+
+
+def test_sft_learns_the_replies(wheel: Wheel) -> None:
+    assert value(wheel.sft, Metric.TRAIN_LOSS_LAST) < 0.6 * value(wheel.sft, Metric.TRAIN_LOSS_FIRST)
+
+
+def test_dpo_prefers_the_chosen(wheel: Wheel) -> None:
+    first = wheel.lab.history(wheel.dpo)[0]
+    assert first["loss"] == pytest.approx(np.log(2), abs=1e-3), "policy and reference are the same at the start"
+    assert value(wheel.dpo, Metric.TRAIN_LOSS_LAST) < first["loss"]
+    assert value(wheel.dpo, Metric.PREFERENCE_ACCURACY) > 0.7
+    assert value(wheel.dpo, Metric.PREFERENCE_MARGIN) > 0
+
+
+def test_rl_raises_the_reward_and_leaves_its_start(wheel: Wheel) -> None:
+    assert value(wheel.rl, Metric.RL_REWARD_LAST) > value(wheel.rl, Metric.RL_REWARD_FIRST) + 0.2
+    assert value(wheel.rl, Metric.KL_TO_POLICY) > 0
+
+
+def test_every_hand_over_starts_at_the_predecessor(wheel: Wheel) -> None:
+    for result in (wheel.sft, wheel.dpo, wheel.rl):
+        assert value(result, Metric.KL_AT_START) == 0
+        assert result.metrics[Metric.KL_AT_START].n == 8
+    assert wheel.lab.history(wheel.rl)[0]["kl"] == pytest.approx(0, abs=1e-6), "nor does TRL's own reference differ"
+
+
+def test_what_is_left_is_complete_and_holds_no_pickle(wheel: Wheel) -> None:
+    for result in (wheel.reward, wheel.sft, wheel.dpo, wheel.rl):
+        names = {p.name for p in wheel.lab.path(wheel.lab.model(result)).iterdir()}
+        assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"} <= names
+        assert not [name for name in names if name.endswith((".bin", ".pt", ".pth"))]
+        assert not (wheel.lab.folder(result) / ".work").exists()
+
+
+def test_a_second_run_finds_the_manifest(wheel: Wheel) -> None:
+    again = wheel.lab.succeed("sft", [wheel.base, wheel.traffic], maxSteps=60, learningRate=3e-3)
+    assert again.reused
+    assert (again.metrics, again.outputs, again.manifest_digest) == (
+        wheel.sft.metrics,
+        wheel.sft.outputs,
+        wheel.sft.manifest_digest,
+    )
+
+
+@pytest.mark.parametrize("stage", ["reward-model", "sft", "dpo", "rl"])
+def test_adapters_are_merged_and_kept_beside(wheel: Wheel, stage: str) -> None:
+    policy = wheel.policy(wheel.sft)
+    reward = wheel.lab.input("reward", wheel.lab.model(wheel.reward))
+    inputs = {
+        "reward-model": [policy, wheel.preferences],
+        "sft": [policy, wheel.traffic],
+        "dpo": [policy, wheel.preferences],
+        "rl": [policy, wheel.traffic, reward],
+    }[stage]
+    params = {**RL, "maxSteps": 2} if stage == "rl" else {"maxSteps": 4, "learningRate": 1e-2}
+    result = wheel.lab.succeed(stage, inputs, lora=LORA, **params)
+    if stage != "reward-model":
+        assert value(result, Metric.KL_AT_START) == 0
+        load_policy(wheel.lab.path(wheel.lab.model(result)))
+    assert {p.name for p in (wheel.lab.folder(result) / "adapter").iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
