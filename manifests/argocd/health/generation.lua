@@ -1,0 +1,34 @@
+-- Health of a Generation. A verdict such as Gated or Rejected is a good end: the wheel has turned and said what came out.
+local status = obj.status
+if status == nil or status.phase == nil then
+  return { status = "Progressing", message = "Waiting for the operator" }
+end
+if status.observedGeneration == nil or status.observedGeneration < obj.metadata.generation then
+  return { status = "Progressing", message = "The operator has not seen this version yet" }
+end
+
+local message = status.phase
+local reason = ""
+for _, condition in ipairs(status.conditions or {}) do
+  if condition.type == "Progressing" then
+    reason = condition.reason or ""
+    if condition.message ~= nil and condition.message ~= "" then
+      message = condition.message
+    end
+  end
+end
+
+if status.phase == "Completed" then
+  if status.verdict ~= nil then
+    message = (status.verdict.result or "") .. ": " .. (status.verdict.message or "")
+  end
+  return { status = "Healthy", message = message }
+end
+if status.phase == "Failed" or status.phase == "Aborted" then
+  return { status = "Degraded", message = message }
+end
+-- Argo CD's word for "a person has to act".
+if status.phase == "Suspended" or (status.phase == "AwaitingPromotion" and reason == "AwaitingApproval") then
+  return { status = "Suspended", message = message }
+end
+return { status = "Progressing", message = message }
