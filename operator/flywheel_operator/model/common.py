@@ -29,6 +29,20 @@ def validations(*rules: dict[str, str]) -> dict[str, Any]:
     return {"x-kubernetes-validations": list(rules)}
 
 
+SafeUri = Annotated[
+    ArtifactUri,
+    Field(
+        json_schema_extra=validations(
+            cel(
+                "!self.matches('(^|/)[.]{1,2}(/|$)|[^:/]//')",
+                "the URI leaves its root or has an empty part: write a plain path without '..', '.' and '//'",
+            )
+        )
+    ),
+]
+"""What `parse_uri` takes, refused at admission otherwise."""
+
+
 def list_map(*keys: str) -> dict[str, Any]:
     """The schema extension of a list whose entries are told apart by `keys`."""
     return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys)}
@@ -37,12 +51,7 @@ def list_map(*keys: str) -> dict[str, Any]:
 class ArtifactsSpec(Record):
     """Where outputs go."""
 
-    uri: ArtifactUri = Field(
-        description="Root of all outputs, e.g. pvc://artifacts/runs or s3://bucket/prefix.",
-        json_schema_extra=validations(
-            cel("!self.matches('(^|/)\\\\.\\\\.(/|$)')", "the URI leaves its root: write a path without '..'")
-        ),
-    )
+    uri: SafeUri = Field(description="Root of all outputs, e.g. pvc://artifacts/runs or s3://bucket/prefix.")
 
 
 class DataSource(Record):
@@ -50,18 +59,13 @@ class DataSource(Record):
 
     name: SourceName = Field(description="Name of the source in status and reports.")
     origin: Origin = Field(description="Internal (employees, annotators) or User (production).")
-    uri: ArtifactUri = Field(
-        description="Where the rows lie.",
-        json_schema_extra=validations(
-            cel("!self.matches('(^|/)\\\\.\\\\.(/|$)')", "the URI leaves its root: write a path without '..'")
-        ),
-    )
+    uri: SafeUri = Field(description="Where the rows lie.")
 
 
 class ModelUri(Record):
     """A model by URI."""
 
-    uri: ArtifactUri = Field(description="Folder with config.json, tokenizer and safetensors weights.")
+    uri: SafeUri = Field(description="Folder with config.json, tokenizer and safetensors weights.")
 
 
 class Toleration(Record):

@@ -225,12 +225,20 @@ def reward_model_crd() -> Schema:
     )
 
 
+class _Plain(yaml.SafeDumper):
+    """YAML without anchors: people read it."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ANN401 -- any YAML value
+        return True
+
+
 def documents() -> dict[str, str]:
     """File name -> YAML text of each CRD."""
     note = "# Generated from operator/flywheel_operator/model by `make regen`; do not edit.\n"
     crds = (generation_crd(), reward_model_crd())
     return {
-        f"{GROUP}_{crd['spec']['names']['plural']}.yaml": note + yaml.safe_dump(crd, sort_keys=False, width=1_000_000)
+        f"{GROUP}_{crd['spec']['names']['plural']}.yaml": note
+        + yaml.dump(crd, Dumper=_Plain, sort_keys=False, width=1_000_000)
         for crd in crds
     }
 

@@ -16,7 +16,6 @@ from flywheel_contract.params import (
 )
 from flywheel_contract.stage_spec import Name
 from flywheel_contract.stages import Stage
-from flywheel_contract.uris import ArtifactUri
 from flywheel_operator.model.common import (
     ArtifactsSpec,
     DataSource,
@@ -24,6 +23,7 @@ from flywheel_operator.model.common import (
     Resources,
     RetryPolicy,
     Runtime,
+    SafeUri,
     SourceName,
     cel,
     list_map,
@@ -79,7 +79,7 @@ class ParentRef(Record):
         )
     )
     generation: Name | None = Field(None, description="A promoted Generation in the same namespace.")
-    model: ArtifactUri | None = Field(None, description="A model by URI, e.g. hf://owner/name or pvc://claim/path.")
+    model: SafeUri | None = Field(None, description="A model by URI, e.g. hf://owner/name or pvc://claim/path.")
 
 
 class ConfigMapKey(Record):
@@ -109,7 +109,7 @@ class SftSource(Record):
     """Conversations to imitate."""
 
     name: SourceName = Field(description="Name of the source in status and reports.")
-    uri: ArtifactUri = Field(description="Where the rows lie.")
+    uri: SafeUri = Field(description="Where the rows lie.")
 
 
 class DataSpec(Record):
@@ -161,7 +161,7 @@ class RecipeSpec(Record):
 class EvaluationSpec(EvaluateParams):
     """How the candidate is judged."""
 
-    general: ArtifactUri | None = Field(
+    general: SafeUri | None = Field(
         None,
         description="General conversations on which the perplexity must not rise; default: the human replies of "
         "the evaluation conversations.",

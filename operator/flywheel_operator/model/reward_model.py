@@ -8,8 +8,7 @@ from flywheel_contract.base import Record
 from flywheel_contract.metric_names import REPORTED_BY
 from flywheel_contract.params import RewardModelParams
 from flywheel_contract.stages import Stage
-from flywheel_contract.uris import ArtifactUri
-from flywheel_operator.model.common import ArtifactsSpec, DataSource, GatesSpec, RetryPolicy, Runtime, list_map
+from flywheel_operator.model.common import ArtifactsSpec, DataSource, GatesSpec, RetryPolicy, Runtime, SafeUri, list_map
 from flywheel_operator.model.generation import CharacterSpec, frozen_rules
 
 REWARD_MODEL_METRICS = sorted(m.value for m in REPORTED_BY[Stage.REWARD_MODEL])
@@ -20,7 +19,7 @@ class RewardModelSpec(Record):
     """How a judge is trained. Unchangeable once it has started, but for suspend and ttl."""
 
     type: Literal["Pointwise"] = Field("Pointwise", description="Pointwise: one score per reply (Bradley-Terry).")
-    base_model: ArtifactUri = Field(description="The model that it starts from, by URI.")
+    base_model: SafeUri = Field(description="The model that it starts from, by URI.")
     characters: list[CharacterSpec] = Field(
         default_factory=list,
         max_length=16,
