@@ -16,7 +16,7 @@ from flywheel_contract.params import (
     SftParams,
 )
 from flywheel_contract.stages import Origin, Role, Stage
-from flywheel_contract.uris import ArtifactUri, join_uri
+from flywheel_contract.uris import ArtifactUri, OutputUri, join_uri
 
 API_VERSION: Final = "contract.characterflywheel.dev/v1alpha1"
 
@@ -35,7 +35,7 @@ class Input(Record):
     name: Name = Field(description="Unique among the inputs of the stage.")
     role: Role
     kind: InputKind
-    uri: ArtifactUri
+    uri: OutputUri
     digest: Digest | None = Field(None, description="What it must be; None only while it is being resolved.")
     origin: Origin | None = Field(None, description="For traffic and preferences: where they come from.")
     weight: float = Field(1.0, description="For rewards: weight in the composite; for data: share in the mixture.")
@@ -117,8 +117,9 @@ def inputs_digest(spec: StageSpec) -> Digest:
     """The digest of everything that a stage's result depends on.
 
     Where things lie (URIs, owner, artifact root) does not count, what they are (digests, roles, origins, weights) does,
-    so a moved bucket or a renamed Generation gives the same digest.
+    so a moved bucket or a renamed Generation gives the same digest. To `resolve` alone, where things lie is the input.
     """
+    where = set() if spec.stage is Stage.RESOLVE else {"uri"}
     return digest_of(
         {
             "apiVersion": spec.api_version,
@@ -126,7 +127,7 @@ def inputs_digest(spec: StageSpec) -> Digest:
             "seed": spec.seed,
             "params": spec.params.to_json(),
             "characters": [c.to_json() for c in spec.characters],
-            "inputs": [i.model_dump(mode="json", by_alias=True, exclude={"uri"}) for i in spec.inputs],
+            "inputs": [i.model_dump(mode="json", by_alias=True, exclude=where) for i in spec.inputs],
         }
     )
 

@@ -8,15 +8,20 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Annotated, Final
 
-from pydantic import StringConstraints
+from pydantic import AfterValidator, StringConstraints
 
 SCHEMES: Final = ("pvc", "file", "s3", "gs", "hf")
+
+_CHARACTERS: Final = r"[!#-\[\]-~]"
+# Printable ASCII but for quote and backslash: a URI never grows in JSON. That no part is empty, `.` or `..` is beyond
+# the API server's regular expressions (without lookahead); `parse_uri` sees to it, and a rule in the CRD.
 URI_PATTERN: Final = (
-    r"^(pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?|file:///.*|(s3|gs)://[^/]+(/.*)?|hf://[^/]+/[^/]+(/.*)?)$"
+    rf"^(pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/{_CHARACTERS}*)?|file:///{_CHARACTERS}+|(s3|gs)://{_CHARACTERS}+"
+    rf"|hf://[!#-.0-\[\]-~]+/{_CHARACTERS}+)$"
 )
 URI_MAX_LENGTH: Final = 256
-
-ArtifactUri = Annotated[str, StringConstraints(pattern=URI_PATTERN, max_length=URI_MAX_LENGTH)]
+OUTPUT_URI_MAX_LENGTH: Final = 2 * URI_MAX_LENGTH
+"""An artifact root with the longest lineage, owner, stage and output below it."""
 
 
 class UriError(ValueError):
@@ -41,7 +46,7 @@ def parse_uri(uri: str) -> Location:
     """Splits `uri` into scheme, root and path.
 
     Raises:
-        UriError: an unknown scheme, no root, or a path with `..`, an empty part or a NUL byte.
+        UriError: an unknown scheme, no root, or a root or path with `..`, an empty part or a NUL byte.
     """
     match = re.match(r"^([a-z0-9]+)://(.*)$", uri, re.DOTALL)
     if match is None or match[1] not in SCHEMES:
@@ -61,7 +66,7 @@ def parse_uri(uri: str) -> Location:
         raise UriError(f"artefact URI {uri!r}: name what comes after {scheme}://")
     path = path.rstrip("/")
     parts = path.split("/") if path else []
-    if any(part in ("", ".", "..") or "\0" in part for part in parts):
+    if any(part in ("", ".", "..") or "\0" in part for part in [*(root.split("/") if root else []), *parts]):
         raise UriError(f"artefact URI {uri!r} leaves its root or has an empty part: write a plain path without '..'")
     return Location(scheme, root, str(PurePosixPath(*parts)) if parts else "")
 
@@ -79,3 +84,18 @@ def claim_of(uri: str) -> str | None:
     """The PersistentVolumeClaim that holds `uri`, or None where it is no `pvc://` URI."""
     location = parse_uri(uri)
     return location.root if location.scheme == "pvc" else None
+
+
+def _checked(uri: str) -> str:
+    parse_uri(uri)
+    return uri
+
+
+ArtifactUri = Annotated[
+    str, StringConstraints(pattern=URI_PATTERN, max_length=URI_MAX_LENGTH), AfterValidator(_checked)
+]
+"""A URI as users write it."""
+OutputUri = Annotated[
+    str, StringConstraints(pattern=URI_PATTERN, max_length=OUTPUT_URI_MAX_LENGTH), AfterValidator(_checked)
+]
+"""A URI that may have been made by `join_uri` from theirs."""
