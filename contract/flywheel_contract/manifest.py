@@ -18,7 +18,7 @@ class Measurement(Record):
     value: float = Field(description="The measured value.")
     low: float | None = Field(None, description="Low end of the interval.")
     high: float | None = Field(None, description="High end of the interval.")
-    n: int | None = Field(None, ge=0, description="Units behind it.")
+    n: int | None = Field(None, ge=0, le=2**53, description="Units behind it.")
 
 
 class Manifest(Record):

@@ -4,19 +4,18 @@ import json
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from flywheel_contract.base import Digest, Record
 from flywheel_contract.manifest import Measurement
-from flywheel_contract.metric_names import Metric
-from flywheel_contract.stage_spec import API_VERSION, MAX_INPUTS
-from flywheel_contract.stages import Stage
-from flywheel_contract.uris import URI_MAX_LENGTH
+from flywheel_contract.metric_names import REPORTED_BY, Metric
+from flywheel_contract.stage_spec import API_VERSION, MAX_INPUTS, Name
+from flywheel_contract.stages import OUTPUTS, Stage
+from flywheel_contract.uris import OutputUri
 
 TERMINATION_MESSAGE_BYTES: Final = 4096
 """The kubelet cuts a termination message here."""
 MESSAGE_MAX_LENGTH: Final = 1024
-MAX_METRICS: Final = 16
 
 
 class Reason(StrEnum):
@@ -35,6 +34,19 @@ class Reason(StrEnum):
     FAULT = "Fault"
 
 
+USER_MISTAKES: Final = frozenset(
+    {
+        Reason.INVALID_SPEC,
+        Reason.INVALID_DATA,
+        Reason.INVALID_MODEL,
+        Reason.INVALID_URI,
+        Reason.INVALID_CONFIG,
+        Reason.NOT_FINITE,
+    }
+)
+"""Reasons that no retry mends. They say the same as the exit codes, which a launcher of several processes swallows."""
+
+
 def _short(value: float | None) -> float | None:
     """Six significant digits: enough for a gate, and bounded in length."""
     return None if value is None else float(f"{value:.6g}")
@@ -43,20 +55,28 @@ def _short(value: float | None) -> float | None:
 class StageResult(Record):
     """The outcome of a stage. All that does not fit stands in the manifest.
 
-    `outputs` maps output names to digests; for `resolve` it maps the inputs' names to theirs.
+    `outputs` maps output names to digests; for `resolve` it maps the inputs' names to theirs. Outputs and metrics are
+    those of the stage and no others, which is what bounds the size of the whole.
     """
 
     api_version: Literal["contract.characterflywheel.dev/v1alpha1"] = API_VERSION
     stage: Stage
     reason: Reason
     message: Annotated[str, StringConstraints(max_length=MESSAGE_MAX_LENGTH)] = ""
-    manifest_uri: Annotated[str, StringConstraints(max_length=2 * URI_MAX_LENGTH)] | None = None
+    manifest_uri: OutputUri | None = None
     manifest_digest: Digest | None = None
-    outputs: dict[Annotated[str, StringConstraints(max_length=63)], Digest] = Field(
-        default_factory=dict, max_length=MAX_INPUTS
-    )
-    metrics: dict[Metric, Measurement] = Field(default_factory=dict, max_length=MAX_METRICS)
+    outputs: dict[Name, Digest] = Field(default_factory=dict, max_length=MAX_INPUTS)
+    metrics: dict[Metric, Measurement] = Field(default_factory=dict)
     reused: bool = Field(False, description="A manifest was there already; nothing was done again.")
+
+    @model_validator(mode="after")
+    def _of_its_stage(self) -> Self:
+        strange = [m.value for m in self.metrics if m not in REPORTED_BY[self.stage]]
+        if self.stage is not Stage.RESOLVE:
+            strange += [name for name in self.outputs if name not in OUTPUTS[self.stage]]
+        if strange:
+            raise ValueError(f"stage {self.stage.value} does not report {', '.join(strange)}")
+        return self
 
     def to_termination_message(self) -> str:
         """Compact JSON of at most 4096 bytes; a message that does not fit is cut, nothing else ever is.
