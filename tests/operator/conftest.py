@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +12,10 @@ import pytest
 import yaml
 
 from flywheel_operator.kube.client import Api, connect
-from flywheel_operator.kube.resources import Kind, Raw
+from flywheel_operator.kube.resources import NAMESPACE, Raw
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = "flywheel-test"
-
-# Kinds that only tests write.
-CRD = Kind("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions")
 
 
 @pytest.fixture(scope="session")
@@ -84,15 +81,6 @@ def cluster_kubectl(kubeconfig: str) -> Kubectl:
 
 
 @pytest.fixture
-def namespace(cluster_kubectl: Kubectl) -> Iterator[str]:
-    """A fresh namespace."""
-    name = f"t-{uuid.uuid4().hex[:8]}"
-    cluster_kubectl("create", "namespace", name)
-    yield name
-    cluster_kubectl("delete", "namespace", name, "--wait=false")
-
-
-@pytest.fixture
 def kubectl(cluster_kubectl: Kubectl, namespace: str) -> Kubectl:
     """kubectl in the fresh namespace."""
     return Kubectl(cluster_kubectl.program, cluster_kubectl.kubeconfig, namespace)
@@ -103,3 +91,12 @@ async def api(cluster_kubectl: Kubectl) -> AsyncIterator[Api]:
     """Our own client, with all rights."""
     async with connect(cluster_kubectl.kubeconfig) as client:
         yield Api(client)
+
+
+@pytest.fixture
+async def namespace(api: Api) -> AsyncIterator[str]:
+    """A fresh namespace."""
+    name = f"t-{uuid.uuid4().hex[:8]}"
+    await api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    yield name
+    await api.delete(NAMESPACE, None, name)

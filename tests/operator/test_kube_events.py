@@ -129,10 +129,13 @@ async def test_a_fault_is_shown_beside_the_status_and_taken_away_again(api: Api,
     # The planner's next status does not take it away; the next pass that succeeds does.
     await write(GenerationStatus(phase=Phase.EVALUATING, stage="evaluate"))
     assert faults.fault_of(await now()) is not None
-    await faults.clear(api, await now())
+    await faults.clear(api, await now(), NOW + timedelta(hours=2))
     found = await now()
     assert faults.fault_of(found) is None
     assert found["status"]["phase"] == "Evaluating"
+    (condition,) = found["status"]["conditions"]
+    assert (condition["status"], condition["lastTransitionTime"]) == ("True", "2026-01-01T02:00:00+00:00")
+    assert parsing.generation(found).status.conditions == []
     version = found["metadata"]["resourceVersion"]
-    await faults.clear(api, found)
+    await faults.clear(api, found, NOW)
     assert (await now())["metadata"]["resourceVersion"] == version

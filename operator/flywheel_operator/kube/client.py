@@ -129,13 +129,13 @@ class Api:
         )
         return _stripped(await _answer(call, f"apply {_label(manifest)}{' status' if status else ''}"))
 
-    async def delete(self, kind: Kind, namespace: str, name: str) -> None:
+    async def delete(self, kind: Kind, namespace: str | None, name: str) -> None:
         """Deletes in the background; absent is fine."""
         with contextlib.suppress(NotFoundError):
             call = self._dynamic.delete(
                 self._resource(kind), name=name, namespace=namespace, propagation_policy="Background", **_PLAIN
             )
-            await _answer(call, f"delete {kind.kind} {namespace}/{name}")
+            await _answer(call, f"delete {kind.kind} {namespace or ''}/{name}")
 
     def _resource(self, kind: Kind) -> Resource:
         if kind not in self._resources:

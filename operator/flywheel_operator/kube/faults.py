@@ -19,14 +19,14 @@ _MESSAGE_LIMIT: Final = 4096
 
 
 def fault_of(raw: Raw) -> Raw | None:
-    """The condition, where the object carries it."""
-    conditions = (raw.get("status") or {}).get("conditions") or ()
-    return next((c for c in conditions if c.get("type") == RECONCILED), None)
+    """The condition, where it says that something is wrong."""
+    condition = _condition(raw)
+    return condition if condition is not None and condition.get("status") == "False" else None
 
 
 def without_fault(raw: Raw) -> Raw:
     """`raw` as it is without the condition."""
-    if fault_of(raw) is None:
+    if _condition(raw) is None:
         return raw
     kept = [c for c in raw["status"]["conditions"] if c.get("type") != RECONCILED]
     return raw | {"status": raw["status"] | {"conditions": kept}}
@@ -34,32 +34,38 @@ def without_fault(raw: Raw) -> Raw:
 
 async def report(api: Api, raw: Raw, error: KubeError, now: datetime) -> bool:
     """Writes the condition; False where it says the same already, so that no write wakes us to write again."""
-    old = fault_of(raw) or {}
-    generation = raw["metadata"].get("generation", 0)
+    return await _write(api, raw, "False", error.reason, str(error)[:_MESSAGE_LIMIT], now)
+
+
+async def clear(api: Api, raw: Raw, now: datetime) -> None:
+    """Says that all is well again, where the condition says otherwise."""
+    if fault_of(raw) is not None:
+        await _write(api, raw, "True", RECONCILED, "The last pass succeeded.", now)
+
+
+def _condition(raw: Raw) -> Raw | None:
+    conditions = (raw.get("status") or {}).get("conditions") or ()
+    return next((c for c in conditions if c.get("type") == RECONCILED), None)
+
+
+async def _write(api: Api, raw: Raw, status: str, reason: str, message: str, now: datetime) -> bool:
+    old, metadata = _condition(raw) or {}, raw["metadata"]
+    same = old.get("status") == status
     new = {
         "type": RECONCILED,
-        "status": "False",
-        "reason": error.reason,
-        "message": str(error)[:_MESSAGE_LIMIT],
-        "observedGeneration": generation,
-        "lastTransitionTime": old.get("lastTransitionTime") or now.isoformat(),
+        "status": status,
+        "reason": reason,
+        "message": message,
+        "observedGeneration": metadata.get("generation", 0),
+        "lastTransitionTime": old["lastTransitionTime"] if same else now.isoformat(),
     }
     if new == old:
         return False
-    await api.apply(_body(raw) | {"status": {"conditions": [new]}}, status=True, field_manager=_MANAGER)
-    return True
-
-
-async def clear(api: Api, raw: Raw) -> None:
-    """Takes the condition away, where the object carries it."""
-    if fault_of(raw) is not None:
-        await api.apply(_body(raw) | {"status": {}}, status=True, field_manager=_MANAGER)
-
-
-def _body(raw: Raw) -> Raw:
-    metadata = raw["metadata"]
-    return {
+    body = {
         "apiVersion": raw["apiVersion"],
         "kind": raw["kind"],
         "metadata": {key: metadata[key] for key in ("name", "namespace")},
+        "status": {"conditions": [new]},
     }
+    await api.apply(body, status=True, field_manager=_MANAGER)
+    return True

@@ -38,6 +38,7 @@ DEPLOYMENT: Final = Kind("apps/v1", "Deployment", "deployments")
 SERVICE: Final = Kind("v1", "Service", "services")
 EVENT: Final = Kind("events.k8s.io/v1", "Event", "events")
 NAMESPACE: Final = Kind("v1", "Namespace", "namespaces")
+LEASE: Final = Kind("coordination.k8s.io/v1", "Lease", "leases")
 WORKLOAD: Final = Kind("kueue.x-k8s.io/v1beta1", "Workload", "workloads")
 
 OWN: Final = {kind.kind: kind for kind in (GENERATION, REWARD_MODEL)}
@@ -47,7 +48,7 @@ CHILDREN: Final = (JOB, POD, DEPLOYMENT, SERVICE, CONFIG_MAP)
 
 _BY_TYPE: Final = {
     (kind.api_version, kind.kind): kind
-    for kind in (GENERATION, REWARD_MODEL, JOB, POD, CONFIG_MAP, DEPLOYMENT, SERVICE, EVENT, NAMESPACE)
+    for kind in (GENERATION, REWARD_MODEL, JOB, POD, CONFIG_MAP, DEPLOYMENT, SERVICE, EVENT, NAMESPACE, LEASE)
 }
 
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -122,8 +122,3 @@ class Metrics:
 
     def _one(self, name: str, help_: str, labels: tuple[str, ...]) -> Gauge:
         return Gauge(name, help_, labels, registry=self.registry)
-
-
-def sample(metrics: Metrics, name: str, **labels: Any) -> float | None:  # noqa: ANN401 -- label values
-    """One value, for those who look at metrics in the process itself."""
-    return metrics.registry.get_sample_value(name, {key: str(value) for key, value in labels.items()})

@@ -164,7 +164,7 @@ class Controller:
                     logging.WARNING if event.type == "Warning" else logging.INFO, "%s: %s", event.reason, event.message
                 )
                 await self._recorder.record(raw, event, now)
-            await self._clear_fault(raw)
+            await self._clear_fault(raw, now)
             self._metrics.show(key.kind, subject, plan.status)
             if plan.switch is not None:
                 self._metrics.switched(key.namespace, plan.switch.service["metadata"]["labels"][LABEL_LINEAGE])
@@ -209,9 +209,9 @@ class Controller:
         except KubeError as second:
             _log.warning("the object does not show what is wrong with it: %s", second)
 
-    async def _clear_fault(self, raw: Raw) -> None:
+    async def _clear_fault(self, raw: Raw, now: datetime) -> None:
         with contextlib.suppress(NotFoundError):  # its last finalizer was ours
-            await faults.clear(self._api, raw)
+            await faults.clear(self._api, raw, now)
 
 
 def _generation(observer: Observer, planners: Planners) -> Callable[[Raw, datetime], Awaitable[_Decision]]:

@@ -24,11 +24,11 @@ Notify = Callable[[Kind, Raw, bool], None]
 """Called in our event loop with the kind, the object, and whether it is gone."""
 
 
-def settings(*, scan: bool) -> kopf.OperatorSettings:
-    """kopf's settings. `scan` looks for namespaces and CRDs that come and go, and needs the permission to list them."""
+def settings() -> kopf.OperatorSettings:
+    """kopf's settings. It looks for no namespaces and CRDs that come and go: we need not be allowed to list them."""
     out = kopf.OperatorSettings()
     out.posting.enabled = False
-    out.scanning.disabled = not scan
+    out.scanning.disabled = True
     out.watching.server_timeout = SERVER_TIMEOUT
     out.watching.client_timeout = CLIENT_TIMEOUT
     out.watching.chunk_size = CHUNK_SIZE
@@ -101,7 +101,7 @@ class Watcher:
         try:
             kopf.run(
                 registry=registry(emit, in_cluster=self._in_cluster),
-                settings=settings(scan=False),
+                settings=settings(),
                 standalone=True,
                 clusterwide=not self._namespaces,
                 namespaces=self._namespaces,

@@ -1,19 +1,24 @@
-"""Leader election by a coordination.k8s.io Lease: one of several replicas works, the others stand by."""
+"""Leader election by a coordination.k8s.io Lease: one of several replicas works, the others stand by.
+
+The election is the client library's; its lock is our own. The library's (37.0) cannot create a Lease (its own argument
+check refuses the request), takes a lost connection for a bug that ends the election, waits five minutes for an answer,
+and writes local time as UTC.
+"""
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from kubernetes.aio.client import ApiClient, CoordinationV1Api
 from kubernetes.aio.client.exceptions import ApiException
 from kubernetes.aio.leaderelection.electionconfig import Config
 from kubernetes.aio.leaderelection.leaderelection import LeaderElection
-from kubernetes.aio.leaderelection.resourcelock.leaselock import LeaseLock
+from kubernetes.aio.leaderelection.leaderelectionrecord import LeaderElectionRecord
 
-from flywheel_operator.kube.errors import TRANSPORT_ERRORS, from_api
+from flywheel_operator.kube.client import Api
+from flywheel_operator.kube.errors import KubeError, UnavailableError
+from flywheel_operator.kube.resources import LEASE, Raw
 
 # The last renewal that can succeed begins RETRY + RENEW seconds after the one before and takes two requests at most:
 # 2 + 6 + 2 * 3 = 14 seconds. A leader that cannot renew has stopped before its lease ends at 15.
@@ -22,18 +27,17 @@ RENEW_SECONDS: Final = 6
 RETRY_SECONDS: Final = 2
 REQUEST_SECONDS: Final = 3
 
+AnswerT = TypeVar("AnswerT")
+
 _log = logging.getLogger(__name__)
 
 
 class Leader:
     """A candidate for the Lease."""
 
-    def __init__(
-        self, client: ApiClient, *, name: str, namespace: str, identity: str, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, api: Api, *, name: str, namespace: str, identity: str, clock: Callable[[], float]) -> None:
         """`clock` is monotonic, in seconds."""
-        self._lock = _Lock(client, name, namespace, identity, clock)
-        self._client = client
+        self._lock = _Lock(api, name, namespace, identity, clock)
         self._election = LeaderElection(
             Config(
                 self._lock,
@@ -64,12 +68,10 @@ class Leader:
     async def release(self) -> None:
         """Gives the Lease back, so that the next leader need not wait until it runs out. Failing is harmless."""
         self.leading = False
-        with contextlib.suppress(*TRANSPORT_ERRORS):
-            try:
-                async with asyncio.timeout(REQUEST_SECONDS):
-                    await self._lock.give_back()
-            except ApiException as error:
-                _log.warning("the lease was not released: %s", from_api(error, "release"))
+        try:
+            await self._lock.give_back()
+        except KubeError as error:
+            _log.warning("the lease was not released: %s", error)
 
     def age(self) -> float | None:
         """Seconds since the API server last answered about the Lease; None where it never has."""
@@ -77,56 +79,85 @@ class Leader:
 
 
 class _Lock:
-    """The library's LeaseLock with short requests, and with a lost connection being an answer like any other: the
-    library takes it for a bug and would end the election."""
+    """The Lease, written by compare-and-swap. No answer is an answer like any other: no."""
 
-    def __init__(self, client: ApiClient, name: str, namespace: str, identity: str, clock: Callable[[], float]) -> None:
+    def __init__(self, api: Api, name: str, namespace: str, identity: str, clock: Callable[[], float]) -> None:
         self.name = name
         self.namespace = namespace
         self.identity = identity
-        self._inner = LeaseLock(name, namespace, identity, client)
-        self._leases = CoordinationV1Api(client)
+        self._api = api
         self._clock = clock
+        self._seen: Raw = {}
         self._answered: float | None = None
 
     async def get(self, name: str, namespace: str) -> tuple[bool, Any]:
+        """True and the record, or False and the reason, in the form that the library's election asks for."""
         try:
-            async with asyncio.timeout(REQUEST_SECONDS):
-                found, record = await self._inner.get(name, namespace)
-        except TRANSPORT_ERRORS as error:
-            return False, ApiException(status=0, reason=repr(error))
-        if found or getattr(record, "status", 0) == 404:
-            self._answered = self._clock()
-        return found, record
+            found = await self._asked(self._api.get(LEASE, namespace, name))
+        except KubeError as error:
+            return False, ApiException(status=0, reason=str(error))
+        if found is None:
+            absent = ApiException(status=404, reason="the Lease does not exist yet")
+            absent.body = '{"code": 404}'
+            return False, absent
+        self._seen = found
+        spec = found.get("spec") or {}
+        # A Lease that was given back has no holder: the election takes such a one at once.
+        fields = (
+            spec.get(key) or None for key in ("holderIdentity", "leaseDurationSeconds", "acquireTime", "renewTime")
+        )
+        return True, LeaderElectionRecord(*fields)
 
     async def create(self, name: str, namespace: str, election_record: Any) -> bool:  # noqa: ANN401 -- the library's
-        return await self._write(self._inner.create(name, namespace, election_record))
+        """Says whether the Lease was created."""
+        metadata = {"name": name, "namespace": namespace}
+        lease = {"apiVersion": LEASE.api_version, "kind": LEASE.kind, "metadata": metadata}
+        return await self._written(self._api.create(lease | {"spec": self._spec({})}))
 
     async def update(self, name: str, namespace: str, updated_record: Any) -> bool:  # noqa: ANN401 -- the library's
-        return await self._write(self._inner.update(name, namespace, updated_record))
+        """Says whether the Lease, as `get` saw it last, was replaced."""
+        return await self._written(self._api.replace(self._seen | {"spec": self._spec(self._seen.get("spec") or {})}))
 
     async def give_back(self) -> None:
-        lease = await self._leases.read_namespaced_lease(self.name, self.namespace)
-        if lease.spec.holder_identity != self.identity:
-            return
-        lease.spec.holder_identity = ""
-        lease.spec.lease_duration_seconds = 1
-        lease.spec.renew_time = datetime.now(UTC)
-        await self._leases.replace_namespaced_lease(self.name, self.namespace, lease)
+        """Raises KubeError."""
+        lease = await self._asked(self._api.get(LEASE, self.namespace, self.name))
+        if lease is not None and lease["spec"].get("holderIdentity") == self.identity:
+            spec = lease["spec"] | {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _now()}
+            await self._asked(self._api.replace(lease | {"spec": spec}))
 
     def age(self) -> float | None:
         return None if self._answered is None else self._clock() - self._answered
 
-    async def _write(self, call: Any) -> bool:  # noqa: ANN401 -- a coroutine of the untyped library
+    def _spec(self, before: Raw) -> Raw:
+        now, ours = _now(), before.get("holderIdentity") == self.identity
+        return {
+            "holderIdentity": self.identity,
+            "leaseDurationSeconds": LEASE_SECONDS,
+            "acquireTime": before.get("acquireTime", now) if ours else now,
+            "renewTime": now,
+            "leaseTransitions": before.get("leaseTransitions", 0) + (0 if ours or not before else 1),
+        }
+
+    async def _written(self, call: Coroutine[Any, Any, Raw]) -> bool:
+        try:
+            await self._asked(call)
+        except KubeError as error:
+            _log.warning("the lease was not written: %s", error)
+            return False
+        return True
+
+    async def _asked(self, call: Coroutine[Any, Any, AnswerT]) -> AnswerT:
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
-                written = bool(await call)
-        except TRANSPORT_ERRORS as error:
-            _log.warning("the lease was not written: %r", error)
-            return False
-        if written:
-            self._answered = self._clock()
-        return written
+                answer = await call
+        except TimeoutError as error:
+            raise UnavailableError(f"no answer about the lease within {REQUEST_SECONDS} s") from error
+        self._answered = self._clock()
+        return answer
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 async def _nothing() -> None:

@@ -9,7 +9,6 @@ from collections.abc import Coroutine
 from typing import Any, Final
 
 import aiohttp
-from kubernetes.aio.client import ApiClient
 
 from flywheel_operator.kube.client import Api, connect
 from flywheel_operator.kube.events import Recorder
@@ -40,8 +39,9 @@ async def run(settings: OperatorSettings, planners: Planners) -> int:
     async with connect(settings.kubeconfig) as client, aiohttp.ClientSession(trust_env=False) as session:
         queue: WorkQueue[Key] = WorkQueue(_clock)
         vitals = health.Vitals(_clock, settings.resync_seconds, queue.oldest_seconds, queue.longest_pass_seconds)
+        api = Api(client)
         leader = Leader(
-            client,
+            api,
             name=settings.lease_name,
             namespace=settings.lease_namespace,
             identity=settings.identity,
@@ -49,7 +49,7 @@ async def run(settings: OperatorSettings, planners: Planners) -> int:
         )
         metrics = Metrics()
         _watch_vitals(metrics, queue, vitals, leader)
-        controller = _controller(client, session, settings, planners, queue, metrics, vitals)
+        controller = _controller(api, session, settings, planners, queue, metrics, vitals)
         async with health.serve(health.application(vitals, leader, metrics), settings.port) as port:
             _log.info("health and metrics on port %d", port)
             if await _first(leader.acquire(), stop.wait()) == 1:
@@ -91,7 +91,7 @@ async def _lead(
 
 
 def _controller(
-    client: ApiClient,
+    api: Api,
     session: aiohttp.ClientSession,
     settings: OperatorSettings,
     planners: Planners,
@@ -99,7 +99,6 @@ def _controller(
     metrics: Metrics,
     vitals: health.Vitals,
 ) -> Controller:
-    api = Api(client)
     return Controller(
         api,
         Observer(api, settings.for_planner(), Scraper(session)),
