@@ -1,0 +1,200 @@
+"""What the API server refuses, and with which words: the path of the field and the fix."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.crds import examples
+from tests.kubernetes_fixtures import Kubectl, Object
+
+pytestmark = pytest.mark.apiserver
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A merge patch on the example, and what the refusal must say."""
+
+    name: str
+    path: str
+    fix: str
+    spec: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def on(self, example: Object) -> Object:
+        return dict(examples.merged(example, {"spec": self.spec, "metadata": self.metadata}))
+
+
+TRAFFIC = {"name": "staff", "origin": "Internal"}
+SFT_ONLY = {"rejectionSampling": None, "dpo": None, "rl": None}
+
+GENERATION_MISTAKES = [
+    Mistake("unknown field", "spec.recipe.ppo", "unknown field", {"recipe": {"ppo": {}}}),
+    Mistake(
+        "unknown field deep down", "spec.recipe.sft.learnRate", "unknown field", {"recipe": {"sft": {"learnRate": 1}}}
+    ),
+    Mistake(
+        "weight zero", "spec.rewards[0].weight", "greater than 0", {"rewards": [{"rewardModel": "a", "weight": 0}]}
+    ),
+    Mistake(
+        "weight too large",
+        "spec.rewards[0].weight",
+        "less than or equal to 100",
+        {"rewards": [{"rewardModel": "a", "weight": 101}]},
+    ),
+    Mistake(
+        "a reward twice", "spec.rewards[1]", "Duplicate", {"rewards": [{"rewardModel": "a"}, {"rewardModel": "a"}]}
+    ),
+    Mistake("no recipe", "spec.recipe", "Required", {"recipe": None}),
+    Mistake("empty recipe", "spec.recipe", "set at least one of sft, dpo and rl", {"recipe": SFT_ONLY | {"sft": None}}),
+    Mistake(
+        "recipe that only samples",
+        "spec.recipe",
+        "set at least one of sft, dpo and rl",
+        {"recipe": {"sft": None, "dpo": None, "rl": None}},
+    ),
+    Mistake(
+        "gate on a metric that no stage reports",
+        "spec.gates.rules[0].metric",
+        "supported values",
+        {"gates": {"rules": [{"name": "happy", "metric": "happiness", "min": 1}]}},
+    ),
+    Mistake(
+        "gate on a metric of another kind",
+        "spec.gates.rules[0].metric",
+        "supported values",
+        {"gates": {"rules": [{"name": "judge", "metric": "rewardAccuracy", "min": 0.6}]}},
+    ),
+    Mistake(
+        "gate on a metric of a stage outside the recipe",
+        "spec.gates.rules",
+        "only these stages report: rl; add one of them to spec.recipe or drop the gate",
+        {"recipe": SFT_ONLY, "gates": {"rules": [{"name": "kl", "metric": "klToPolicy", "max": 1}]}},
+    ),
+    Mistake(
+        "gate without a bound",
+        "spec.gates.rules[0]",
+        "min or max",
+        {"gates": {"rules": [{"name": "w", "metric": "winRate"}]}},
+    ),
+    Mistake(
+        "gate that nothing can pass",
+        "spec.gates.rules[0]",
+        "min must not be greater than max",
+        {"gates": {"rules": [{"name": "w", "metric": "winRate", "min": 2, "max": 1}]}},
+    ),
+    Mistake(
+        "itself as parent",
+        "spec.parent.generation",
+        "name another one",
+        {"parent": {"model": None, "generation": "luna-1"}},
+    ),
+    Mistake("two parents", "spec.parent", "exactly one of generation and model", {"parent": {"generation": "luna-0"}}),
+    Mistake("no parent", "spec.parent", "exactly one of generation and model", {"parent": {"model": None}}),
+    Mistake(
+        "dpo without pairs",
+        "spec.recipe",
+        "add recipe.rejectionSampling or data.preferences",
+        {"recipe": {"rejectionSampling": None, "rl": None}},
+    ),
+    Mistake("rl without rewards", "spec.rewards", "name at least one RewardModel", {"rewards": []}),
+    Mistake(
+        "outputs that climb out",
+        "spec.artifacts.uri",
+        "without '..'",
+        {"artifacts": {"uri": "pvc://artifacts/../other"}},
+    ),
+    Mistake(
+        "data that climbs out",
+        "spec.data.traffic[0].uri",
+        "without '..'",
+        {"data": {"traffic": [TRAFFIC | {"uri": "pvc://artifacts/a/.."}]}},
+    ),
+    Mistake(
+        "sft data that climbs out",
+        "spec.data.sft[0].uri",
+        "without '..'",
+        {"data": {"sft": [{"name": "a", "uri": "s3://bucket/../other"}]}},
+    ),
+    Mistake(
+        "parent that climbs out", "spec.parent.model", "without '..'", {"parent": {"model": "pvc://models/../other"}}
+    ),
+    Mistake(
+        "general data that climbs out",
+        "spec.evaluation.general",
+        "without '..'",
+        {"evaluation": {"general": "pvc://models/../other"}},
+    ),
+    Mistake("an empty part", "spec.artifacts.uri", "plain path", {"artifacts": {"uri": "pvc://artifacts/a//b"}}),
+    Mistake("scheme that we do not know", "spec.artifacts.uri", "pvc://", {"artifacts": {"uri": "ftp://host/path"}}),
+    Mistake("no traffic", "spec.data.traffic", "at least 1 items", {"data": {"traffic": []}}),
+    Mistake("lineage that is taken", "spec.lineage", "reward-models is taken", {"lineage": "reward-models"}),
+    Mistake("lineage that is no Service's name", "spec.lineage", "should match", {"lineage": "Luna.1"}),
+    Mistake("lineage that is too long", "spec.lineage", "50", {"lineage": "l" * 51}),
+    Mistake("name with dots", "metadata.name", "at most 50 characters and no dots", metadata={"name": "luna.1"}),
+    Mistake("name that is too long", "metadata.name", "at most 50 characters and no dots", metadata={"name": "l" * 51}),
+    Mistake(
+        "character with two prompts",
+        "spec.characters[0]",
+        "exactly one of systemPrompt and systemPromptFrom",
+        {"characters": [{"name": "luna", "systemPrompt": "a", "systemPromptFrom": {"name": "a", "key": "b"}}]},
+    ),
+    Mistake(
+        "learning rate of the wrong type",
+        "spec.recipe.sft.learningRate",
+        "number",
+        {"recipe": {"sft": {"learningRate": "high"}}},
+    ),
+]
+
+REWARD_MODEL_MISTAKES = [
+    Mistake("unknown field", "spec.model", "unknown field", {"model": "hf://a/b"}),
+    Mistake("no pairs", "spec.preferences", "at least 1 items", {"preferences": []}),
+    Mistake(
+        "gate on a metric of another kind",
+        "spec.gates.rules[0].metric",
+        "supported values",
+        {"gates": {"rules": [{"name": "win", "metric": "winRate", "min": 0.5}]}},
+    ),
+    Mistake("base that climbs out", "spec.baseModel", "without '..'", {"baseModel": "pvc://models/../other"}),
+    Mistake("name with dots", "metadata.name", "at most 50 characters and no dots", metadata={"name": "luna.likes"}),
+]
+
+
+@pytest.mark.parametrize("mistake", GENERATION_MISTAKES, ids=str)
+def test_a_generation_with_a_mistake_is_refused(cluster_kubectl: Kubectl, mistake: Mistake) -> None:
+    refusal = cluster_kubectl.refusal(mistake.on(examples.generation(cluster_kubectl.namespace)))
+    assert mistake.path in refusal
+    assert mistake.fix in refusal
+
+
+@pytest.mark.parametrize("mistake", REWARD_MODEL_MISTAKES, ids=str)
+def test_a_reward_model_with_a_mistake_is_refused(cluster_kubectl: Kubectl, mistake: Mistake) -> None:
+    refusal = cluster_kubectl.refusal(mistake.on(examples.reward_model(cluster_kubectl.namespace)))
+    assert mistake.path in refusal
+    assert mistake.fix in refusal
+
+
+def test_server_side_apply_refuses_unknown_fields_too(cluster_kubectl: Kubectl) -> None:
+    """Argo CD and Flux apply so; the path is the same, the words are the API server's."""
+    wrong = examples.merged(examples.generation(cluster_kubectl.namespace), {"spec": {"recipe": {"ppo": {}}}})
+    done = cluster_kubectl.run("apply", "--server-side", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(wrong))
+    assert done.returncode != 0
+    assert ".spec.recipe.ppo: field not declared in schema" in done.stderr
+
+
+@pytest.mark.parametrize("file", sorted(p.name for p in examples.EXAMPLES.glob("*.yaml")))
+def test_every_example_is_accepted(kubectl: Kubectl, file: str) -> None:
+    """In a namespace of its own: that of the examples may not be there."""
+    text = (examples.EXAMPLES / file).read_text().replace("namespace: characters", f"namespace: {kubectl.namespace}")
+    kubectl("apply", "--dry-run=server", "--validate=strict", "--filename=-", stdin=text)
+
+
+def test_a_uri_may_have_dots_that_lead_nowhere(cluster_kubectl: Kubectl) -> None:
+    uris = {"spec": {"artifacts": {"uri": "pvc://a.b/runs..old/v1.2/...x"}, "parent": {"model": "hf://o.p/n.m@v1.0"}}}
+    good = examples.merged(examples.generation(cluster_kubectl.namespace), uris)
+    cluster_kubectl("apply", "--dry-run=server", "--validate=strict", "--filename=-", stdin=yaml.safe_dump(good))
