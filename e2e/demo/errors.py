@@ -1,0 +1,5 @@
+"""What can go wrong in the demo."""
+
+
+class DemoError(Exception):
+    """Something failed; the message says what. The demo ends with exit code 1, and says what the cluster knows of it."""
