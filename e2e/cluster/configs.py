@@ -139,7 +139,8 @@ def kube_proxy(layout: Layout, addresses: Addresses) -> Json:
     """Render the KubeProxyConfiguration.
 
     It leaves the conntrack sysctls alone, which may be read-only. It masquerades everything: without the kernel
-    module br_netfilter, the answer of a pod on the same bridge would otherwise go past the translation.
+    module br_netfilter, the answer of a pod on the same bridge would otherwise go past the translation. Its rules
+    follow a change within a second, as in any cluster: what holds here without retries holds elsewhere.
     """
     return {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
@@ -151,7 +152,7 @@ def kube_proxy(layout: Layout, addresses: Addresses) -> Json:
         "bindAddress": str(addresses.node),
         "healthzBindAddress": "127.0.0.1:10256",
         "metricsBindAddress": "127.0.0.1:10249",
-        "iptables": {"masqueradeAll": True, "syncPeriod": "30s", "minSyncPeriod": "0s"},
+        "iptables": {"masqueradeAll": True, "syncPeriod": "30s"},
         "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
     }
 

@@ -28,7 +28,7 @@ from e2e.cluster.layout import Addresses, Layout
 from e2e.cluster.record import Record, addresses_for, free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from e2e.cluster.servers import Server
@@ -92,12 +92,7 @@ class Cluster:
             servers.make_certificates(self.layout, addresses)
             servers.write_configuration(self.layout, addresses, record.api_port)
             all_servers = servers.everything(self.layout, addresses, tools, record.api_port)
-            self._start([s for s in all_servers if s.name in servers.BEFORE_API], record)
-            self._load_base_images(tools)
-            self._wait_for("the API server", self._api_ready, "kube-apiserver")
-            since = time.time()
-            self._start([s for s in all_servers if s.name not in servers.BEFORE_API], record)
-            self._complete(addresses, since)
+            self._start_in_order(all_servers, record, addresses, patience=PATIENCE)
         self._say(f"cluster {self.name} is up after {time.monotonic() - began:.0f} s")
 
     def down(self) -> None:
@@ -165,7 +160,7 @@ class Cluster:
             process = record.processes.get("registry")
             if process is None or not process.alive:
                 self._start([registry.server(self.layout, binary)], record)
-        self._wait_for("the registry", self._registry_answers, "registry", patience=30)
+        self._wait_for("the registry", self._registry_answers, "registry", 30)
 
     def pull(self, source: str, image: str) -> None:
         """Have containerd pull an image from the registry inside, and call it by another name.
@@ -200,13 +195,10 @@ class Cluster:
             return False
         all_servers = servers.everything(self.layout, addresses, tools, record.api_port)
         gone = [s for s in all_servers if s.name not in record.processes or not record.processes[s.name].alive]
-        since = time.time() if any(server.name == "kubelet" for server in gone) else 0.0
         if gone:
             self._say(f"starting again: {', '.join(server.name for server in gone)}")
-            self._start(gone, record)
         try:
-            self._wait_for("the API server", self._api_ready, "kube-apiserver", patience=30)
-            self._complete(addresses, since, patience=30)
+            self._start_in_order(gone, record, addresses, patience=30)
         except ClusterError as error:
             self._say(f"{error}; starting afresh")
             return False
@@ -224,22 +216,35 @@ class Cluster:
             )
             record.save(self.layout.record)
 
-    def _load_base_images(self, tools: toolchain.Tools) -> None:
-        self._wait_for("containerd", self._containerd_answers, "containerd")
+    def _start_in_order(self, wanted: Sequence[Server], record: Record, addresses: Addresses, patience: float) -> None:
+        """Start servers, wait for the API between those it needs and those that need it, and for the node at the end.
+
+        Raises:
+            ClusterError: something did not become ready in time, or ended.
+        """
+        self._start([server for server in wanted if server.name in servers.BEFORE_API], record)
+        self._load_base_images()
+        self._wait_for("the API server", self._api_ready, "kube-apiserver", patience)
+        since = time.time() if any(server.name == "kubelet" for server in wanted) else 0.0
+        # Not before: the controller-manager gives up when it may not read its own configuration yet.
+        self._start([server for server in wanted if server.name not in servers.BEFORE_API], record)
+        api = Api.of(self.kubeconfig)
+        for manifest in [*addons.storage(), *addons.dns(addresses)]:
+            api.apply(manifest)
+        self._wait_for("the node", lambda: self._node_ready(since), "kubelet", patience)
+        for name, process in record.processes.items():
+            if not process.alive and name != "registry":  # that one is started when an image is loaded
+                raise ClusterError(f"{name} ended; its last words: {self._last_words(name)}")
+
+    def _load_base_images(self) -> None:
+        self._wait_for("containerd", self._containerd_answers, "containerd", PATIENCE)
         there = self.images()
         for image, program in BASE_IMAGES.items():
             if image not in there:
                 file = self.layout.run / f"{program}.tar"
-                archive.write(file, image=image, binary=tools.images / program)
+                archive.write(file, image=image, binary=self.tools.images / program)
                 self.load_archive(file)
                 file.unlink()
-
-    def _complete(self, addresses: Addresses, since: float, patience: float = PATIENCE) -> None:
-        """Apply the add-ons and wait until the node has reported since then."""
-        api = Api.of(self.kubeconfig)
-        for manifest in [*addons.storage(), *addons.dns(addresses)]:
-            api.apply(manifest)
-        self._wait_for("the node", lambda: self._node_ready(since), "kubelet", patience=patience)
 
     def _api_ready(self) -> bool:
         return self.kubeconfig.exists() and Api.of(self.kubeconfig).ready()
@@ -271,7 +276,7 @@ class Cluster:
                 return datetime.fromisoformat(condition["lastHeartbeatTime"]).timestamp() >= int(since)
         return False
 
-    def _wait_for(self, what: str, there: Callable[[], bool], server: str, patience: float = PATIENCE) -> None:
+    def _wait_for(self, what: str, there: Callable[[], bool], server: str, patience: float) -> None:
         deadline = time.monotonic() + patience
         while not there():
             record = Record.load(self.layout.record)

@@ -70,7 +70,7 @@ class Buildah:
         """
         debian.require(debian.IMAGES, self._say)
         with locked(self.home / ".lock"):
-            base_image = os.environ.get("BASE_IMAGE") or self._base()
+            base_image = os.environ.get("BASE_IMAGE") or self.base()
             arguments = {"BASE_IMAGE": base_image, "TORCH_VARIANT": torch_variant()}
             image = f"{recipe.repository}:{recipe.tag(arguments)}"
             if not self._has(image):
@@ -99,7 +99,8 @@ class Buildah:
     def _has(self, image: str) -> bool:
         return bool(self._run("images", "--quiet", "--filter", f"reference={image}").strip())
 
-    def _base(self) -> str:
+    def base(self) -> str:
+        """Return the local base image, made if need be."""
         image = f"localhost/characterflywheel/base:{base.digest()}"
         if not self._has(image):
             self._say("making the base image from Debian packages (once; about a minute)")

@@ -159,7 +159,7 @@ class Foreign:
         """
         if self.kind is None and not self.registry:
             raise CannotRunError(
-                f"Context {self.context} is not kind's: set REGISTRY=host:port/prefix, from where its nodes pull images."
+                f"Context {self.context} is not kind's: set REGISTRY=host:port/prefix (its nodes pull images there)."
             )
         if self.kind is not None and not self.registry and shutil.which("kind") is None:
             raise CannotRunError(f"Context {self.context} is kind's, but the program kind is not on PATH.")
