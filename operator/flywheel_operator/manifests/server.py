@@ -24,6 +24,8 @@ SERVER: Final = "server"
 PROBE_SECONDS: Final = 5
 DRAIN_PAUSE_SECONDS: Final = 5
 """Between the end of a pod's being an endpoint and its SIGTERM, so that proxies have heard of it."""
+GRACE_SECONDS: Final = 60
+"""For the pause and the replies in flight; `runtime.terminationGracePeriodSeconds` speaks of checkpoints instead."""
 
 
 def server(
@@ -74,7 +76,8 @@ def server(
             "progressDeadlineSeconds": spec.startup_timeout_seconds + 60,
             "template": {
                 "metadata": {"labels": marks, "annotations": {ANNOTATION_MODEL_DIGEST: candidate.digest}},
-                "spec": pod_spec(generation.spec.runtime, container, vols, pull_secrets),
+                "spec": pod_spec(generation.spec.runtime, container, vols, pull_secrets)
+                | {"terminationGracePeriodSeconds": GRACE_SECONDS},
             },
         },
     }
