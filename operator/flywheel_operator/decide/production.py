@@ -5,8 +5,8 @@ from typing import Final
 
 from flywheel_operator.model.production import Ended, ProductionRecord, Served
 
-HISTORY_LIMIT: Final = 500
-"""Entries kept; an annotation may hold 256 KiB and an entry takes about 300 bytes."""
+HISTORY_LIMIT: Final = 300
+"""Entries kept; all annotations together may hold 256 KiB, and an entry takes up to 800 bytes."""
 
 
 def promote(record: ProductionRecord, generation: str, uri: str, digest: str, now: datetime) -> ProductionRecord:
