@@ -23,6 +23,8 @@ API_VERSION: Final = "contract.characterflywheel.dev/v1alpha1"
 MAX_INPUTS: Final = 20
 """So many that the result of `resolve`, a digest for each, fits into a termination message."""
 
+SYSTEM_PROMPT_MAX_LENGTH: Final = 16384
+
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=63)]
 """A Kubernetes name."""
 
@@ -45,7 +47,9 @@ class Character(Record):
     """A character that the model plays."""
 
     name: Name
-    system_prompt: str = Field(max_length=16384, description="Put before every conversation with this character.")
+    system_prompt: str = Field(
+        max_length=SYSTEM_PROMPT_MAX_LENGTH, description="Put before every conversation with this character."
+    )
 
 
 class _StageSpec(Record):

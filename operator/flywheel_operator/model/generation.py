@@ -14,7 +14,7 @@ from flywheel_contract.params import (
     RlParams,
     SftParams,
 )
-from flywheel_contract.stage_spec import Name
+from flywheel_contract.stage_spec import SYSTEM_PROMPT_MAX_LENGTH, Name
 from flywheel_contract.stages import Stage
 from flywheel_operator.model.common import (
     ArtifactsSpec,
@@ -101,7 +101,7 @@ class CharacterSpec(Record):
         )
     )
     name: Name = Field(description="Name of the character, as rows of the traffic name it.")
-    system_prompt: str | None = Field(None, max_length=16384, description="Its system prompt.")
+    system_prompt: str | None = Field(None, max_length=SYSTEM_PROMPT_MAX_LENGTH, description="Its system prompt.")
     system_prompt_from: ConfigMapKey | None = Field(None, description="A ConfigMap that holds its system prompt.")
 
 

@@ -1,9 +1,9 @@
 """What a Generation needs before it may start, and the words for what is missing."""
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
-from flywheel_contract.stage_spec import Character, Input
+from flywheel_contract.stage_spec import SYSTEM_PROMPT_MAX_LENGTH, Character, Input
 from flywheel_contract.stages import Role
 from flywheel_operator.decide.production import last_time
 from flywheel_operator.model.generation import CharacterSpec
@@ -14,6 +14,9 @@ from flywheel_operator.model.status import ModelRef
 from flywheel_operator.plan import reasons
 
 T = TypeVar("T")
+
+WAIT_SECONDS: Final = 30.0
+"""How often a waiting object looks by itself; what it waits for mostly wakes it too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +46,10 @@ def check(observed: ObservedGeneration) -> Prerequisites | Missing:
             f"spec.parent.generation leads back to itself: {' -> '.join(cycle)}; name another parent",
         )
     if observed.service_taken:
-        return Missing(
-            reasons.SERVICE_NAME_TAKEN,
-            f"a Service {generation.spec.lineage} exists that is not ours: rename it, or choose another spec.lineage",
-        )
+        return Missing(reasons.SERVICE_NAME_TAKEN, service_taken(generation.spec.lineage))
+    mate = serves_without_service(observed)
+    if mate is not None:
+        return Missing(reasons.SERVICE_GONE, service_gone(generation.spec.lineage, mate))
     parent = _parent(observed)
     if isinstance(parent, Missing):
         return parent
@@ -57,6 +60,29 @@ def check(observed: ObservedGeneration) -> Prerequisites | Missing:
     if isinstance(characters, Missing):
         return characters
     return Prerequisites(parent, rewards, characters)
+
+
+def serves_without_service(observed: ObservedGeneration) -> str | None:
+    """Another Generation of the lineage that serves, where the lineage's Service was deleted: it brings it back."""
+    if observed.production is not None:
+        return None
+    me = observed.generation
+    for name, other in sorted(observed.generations.items()):
+        serves = any(c.type == reasons.SERVING and c.status == "True" for c in other.status.conditions)
+        kin = name != me.metadata.name and other.spec.lineage == me.spec.lineage
+        if serves and kin and other.metadata.deletion_timestamp is None:
+            return name
+    return None
+
+
+def service_taken(lineage: str) -> str:
+    """The sentence for a Service of the lineage's name that someone else made."""
+    return f"a Service {lineage} exists that is not ours: rename it, or choose another spec.lineage"
+
+
+def service_gone(lineage: str, mate: str) -> str:
+    """The sentence for a Service that someone deleted."""
+    return f"the Service {lineage} was deleted while {mate} serves: waits until {mate} has brought it back"
 
 
 def served_before(observed: ObservedGeneration) -> str | None:
@@ -156,6 +182,12 @@ def resolve_characters(
                 reasons.CHARACTER_NOT_FOUND,
                 f"waits for the ConfigMap {where.name if where else '?'} with the key {where.key if where else '?'}, "
                 f"the system prompt of the character {spec.name}",
+            )
+        if len(prompt) > SYSTEM_PROMPT_MAX_LENGTH:
+            return Missing(
+                reasons.CHARACTER_INVALID,
+                f"the system prompt of the character {spec.name} has {len(prompt)} characters; "
+                f"at most {SYSTEM_PROMPT_MAX_LENGTH} are allowed",
             )
         characters.append(Character(name=spec.name, system_prompt=prompt))
     return characters

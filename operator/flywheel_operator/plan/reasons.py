@@ -27,7 +27,9 @@ PARENT_CYCLE: Final = "ParentCycle"
 REWARD_MODEL_NOT_FOUND: Final = "RewardModelNotFound"
 REWARD_MODEL_NOT_READY: Final = "RewardModelNotReady"
 CHARACTER_NOT_FOUND: Final = "CharacterNotFound"
+CHARACTER_INVALID: Final = "CharacterInvalid"
 SERVICE_NAME_TAKEN: Final = "ServiceNameTaken"
+SERVICE_GONE: Final = "ServiceGone"
 
 # verdicts
 ALL_GATES_PASSED: Final = "AllGatesPassed"

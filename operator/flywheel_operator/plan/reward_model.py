@@ -13,7 +13,7 @@ from flywheel_operator.plan import reasons
 from flywheel_operator.plan.actions import Plan
 from flywheel_operator.plan.draft import Draft
 from flywheel_operator.plan.pipeline import advance
-from flywheel_operator.plan.prerequisites import Missing, resolve_characters
+from flywheel_operator.plan.prerequisites import WAIT_SECONDS, Missing, resolve_characters
 from flywheel_operator.plan.running import (
     clean_up_after_ttl,
     current_stage,
@@ -24,6 +24,7 @@ from flywheel_operator.plan.running import (
     show_progress,
     suspend,
     take_step,
+    unfinished_jobs,
 )
 from flywheel_operator.plan.stage_specs import REWARD_MODEL_STAGES, resolve_reward_model, reward_model_spec
 
@@ -64,9 +65,11 @@ def _run(draft: Draft[RewardModelStatus], observed: ObservedRewardModel) -> None
         draft.look_again(left)
     characters = resolve_characters(spec.characters, observed)
     if isinstance(characters, Missing):
-        draft.set(phase=RewardModelPhase.PENDING if draft.status.start_time is None else draft.status.phase)
+        if draft.status.start_time is None or draft.status.phase is RewardModelPhase.SUSPENDED:
+            draft.set(phase=RewardModelPhase.PENDING)
         draft.condition(reasons.PROGRESSING, "False", characters.reason, characters.message)
         draft.condition(reasons.READY, "False", characters.reason, characters.message)
+        draft.look_again(WAIT_SECONDS)
         return
     if draft.status.start_time is None:
         image = spec.runtime.image or observed.settings.trainer_image
@@ -102,7 +105,7 @@ def _advance(
         pull_secrets=observed.settings.image_pull_secrets,
     )
     view = observed.jobs.get(stage.job) if stage.job else None
-    step = advance(stage, spec, view, owner, model.spec.retry_policy, observed.now)
+    step = advance(stage, spec, view, owner, model.spec.retry_policy, observed.now, unfinished_jobs(observed))
     take_step(draft, stage, step)
     after = step.status
     if after.state is StageState.FAILED:
