@@ -1,7 +1,5 @@
 """The planner of Generations: from its creation to its verdict. What comes after stands in `serving`."""
 
-from typing import Final
-
 from flywheel_contract.base import digest_of
 from flywheel_contract.stage_spec import StageSpec
 from flywheel_contract.stages import Stage
@@ -23,7 +21,7 @@ from flywheel_operator.plan import promotion, reasons, serving
 from flywheel_operator.plan.actions import Plan
 from flywheel_operator.plan.draft import Draft
 from flywheel_operator.plan.pipeline import advance
-from flywheel_operator.plan.prerequisites import Missing, Prerequisites, check, served_before
+from flywheel_operator.plan.prerequisites import WAIT_SECONDS, Missing, Prerequisites, check, served_before
 from flywheel_operator.plan.running import (
     clean_up_after_ttl,
     current_stage,
@@ -34,6 +32,7 @@ from flywheel_operator.plan.running import (
     show_progress,
     suspend,
     take_step,
+    unfinished_jobs,
 )
 from flywheel_operator.plan.stage_specs import (
     PARENT_INPUT,
@@ -43,18 +42,18 @@ from flywheel_operator.plan.stage_specs import (
     with_digests,
 )
 
-WAIT_SECONDS: Final = 30.0
-"""How often a waiting Generation looks by itself; what it waits for also wakes it."""
-
 
 def plan(observed: ObservedGeneration) -> Plan[GenerationStatus]:
     """What to do about one Generation now."""
     generation = observed.generation
     draft = Draft(generation.metadata, observed.now, generation.status)
+    # First of all, whatever else is asked: what serves was promoted, also where the pass that switched was cut off.
+    ended = generation.status.phase in TERMINAL or promotion.conclude_served(draft, observed)
     if generation.metadata.deletion_timestamp is not None:
         serving.plan_deletion(draft, observed)
+        _wake_mates(draft, observed)
         return draft.plan()
-    if generation.status.phase in TERMINAL:
+    if ended or _adopt_production(draft, observed):
         clean_up_after_ttl(draft, generation.spec.ttl_seconds_after_finished)
     elif draft.asked(COMMAND_ABORT) is not None:
         interrupt_stages(draft)
@@ -62,7 +61,8 @@ def plan(observed: ObservedGeneration) -> Plan[GenerationStatus]:
         promotion.end(draft, Phase.ABORTED, reasons.ABORTED, "ended by the abort annotation")
     elif generation.spec.suspend:
         suspend(draft)
-        draft.set(phase=Phase.SUSPENDED)
+        # The time that its model server takes to start is counted anew afterwards.
+        draft.set(phase=Phase.SUSPENDED, server_start_time=None)
     else:
         resume(draft)
         _go_on(draft, observed)
@@ -82,27 +82,24 @@ def _go_on(draft: Draft[GenerationStatus], observed: ObservedGeneration) -> None
         return
     if left is not None:
         draft.look_again(left)
-    if draft.status.snapshot is None and not _prepare(draft, observed):
+    if draft.status.snapshot is None:
+        _prepare(draft, observed)
+    else:
+        _run(draft, observed, draft.status.snapshot.name)
+
+
+def _prepare(draft: Draft[GenerationStatus], observed: ObservedGeneration) -> None:
+    """Before the snapshot: waits for what the Generation refers to, then has its URIs looked at."""
+    stale = served_before(observed) if draft.status.start_time is None else None
+    if stale is not None:
+        verdict = VerdictStatus(result=Verdict.STALE_BASELINE, reason=reasons.SERVED_BEFORE, message=stale)
+        draft.set(verdict=verdict)
+        promotion.end(draft, Phase.COMPLETED, reasons.SERVED_BEFORE, stale)
         return
-    if draft.status.snapshot is not None:
-        _run(draft, observed)
-
-
-def _prepare(draft: Draft[GenerationStatus], observed: ObservedGeneration) -> bool:
-    """Before the snapshot: waits for what the Generation refers to, then has its URIs looked at. True: go on now."""
-    if draft.status.start_time is None:
-        if _adopt_production(draft, observed):
-            return False
-        stale = served_before(observed)
-        if stale is not None:
-            verdict = VerdictStatus(result=Verdict.STALE_BASELINE, reason=reasons.SERVED_BEFORE, message=stale)
-            draft.set(verdict=verdict)
-            promotion.end(draft, Phase.COMPLETED, reasons.SERVED_BEFORE, stale)
-            return False
     found = check(observed)
     if isinstance(found, Missing):
         _wait(draft, found)
-        return False
+        return
     draft.condition(reasons.PREREQUISITES_MET, "True", "AllFound", "parent, reward models and characters are there")
     draft.drop_condition(reasons.PARENT_CYCLE_CONDITION)
     if draft.status.start_time is None:
@@ -114,17 +111,15 @@ def _prepare(draft: Draft[GenerationStatus], observed: ObservedGeneration) -> bo
     if stage.state is not StageState.SUCCEEDED:
         spec_of_stage = resolve_generation(observed.generation.metadata.name, observed.generation.spec)
         stage = _advance(draft, observed, stage, spec_of_stage)
-        if stage.state is not StageState.SUCCEEDED:
-            return False
-    _take_snapshot(draft, observed, found)
-    return False
+    if stage.state is StageState.SUCCEEDED:
+        _take_snapshot(draft, observed, found)
 
 
 def _adopt_production(draft: Draft[GenerationStatus], observed: ObservedGeneration) -> bool:
     """An object created anew, of the name of what serves: it takes over what its lineage's Service says of it."""
     serving_now = observed.production.record.serving if observed.production else None
     name = observed.generation.metadata.name
-    if serving_now is None or serving_now.generation != name:
+    if draft.status.start_time is not None or serving_now is None or serving_now.generation != name:
         return False
     message = f"{name} was promoted before this object was created; it serves since {serving_now.since:%Y-%m-%dT%H:%MZ}"
     draft.set(
@@ -146,7 +141,7 @@ def _wait(draft: Draft[GenerationStatus], missing: Missing) -> None:
         draft.event("Warning" if cycle else "Normal", missing.reason, missing.message)
     draft.condition(reasons.PREREQUISITES_MET, "False", missing.reason, missing.message)
     draft.condition(reasons.PROGRESSING, "False", reasons.WAITING, missing.message)
-    if draft.status.start_time is None:
+    if draft.status.start_time is None or draft.status.phase is Phase.SUSPENDED:
         draft.set(phase=Phase.PENDING)
     draft.look_again(WAIT_SECONDS)
 
@@ -189,10 +184,10 @@ def _take_snapshot(draft: Draft[GenerationStatus], observed: ObservedGeneration,
     draft.look_again(0.0)
 
 
-def _run(draft: Draft[GenerationStatus], observed: ObservedGeneration) -> None:
+def _run(draft: Draft[GenerationStatus], observed: ObservedGeneration, name: str) -> None:
     snapshot = observed.snapshot
     if snapshot is None:
-        name = draft.status.snapshot.name if draft.status.snapshot else "?"
+        interrupt_stages(draft)
         message = f"the ConfigMap {name}, from which the stages run, was deleted: create a new Generation"
         promotion.end(draft, Phase.FAILED, reasons.SNAPSHOT_LOST, message)
         return
@@ -218,7 +213,7 @@ def _advance(
         pull_secrets=observed.settings.image_pull_secrets,
     )
     view = observed.jobs.get(stage.job) if stage.job else None
-    step = advance(stage, spec, view, owner, generation.spec.retry_policy, observed.now)
+    step = advance(stage, spec, view, owner, generation.spec.retry_policy, observed.now, unfinished_jobs(observed))
     take_step(draft, stage, step)
     after = step.status
     if after.state is StageState.FAILED:

@@ -1,14 +1,16 @@
 """One stage's life: which attempt runs, what its end means, when the next one is due."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 from flywheel_contract.exit_codes import USER_MISTAKES, ExitCode
 from flywheel_contract.manifest import MANIFEST_NAME
+from flywheel_contract.stage_result import USER_MISTAKES as MISTAKES
 from flywheel_contract.stage_result import Reason, StageResult
 from flywheel_contract.stage_spec import StageSpec, inputs_digest, stage_uri
-from flywheel_contract.stages import Stage
+from flywheel_contract.stages import OUTPUTS, Stage
 from flywheel_contract.uris import join_uri
 from flywheel_operator.manifests.stage import StageOwner, config_map, job, job_name
 from flywheel_operator.model.common import RetryPolicy
@@ -34,9 +36,17 @@ class Step:
 
 
 def advance(
-    status: StageStatus, spec: StageSpec, view: JobView | None, owner: StageOwner, retry: RetryPolicy, now: datetime
+    status: StageStatus,
+    spec: StageSpec,
+    view: JobView | None,
+    owner: StageOwner,
+    retry: RetryPolicy,
+    now: datetime,
+    unfinished: Collection[str] = (),
 ) -> Step:
     """One look at one stage that has not ended.
+
+    `unfinished` are the owner's Jobs that have not ended, or are being deleted: two attempts never run at once.
 
     A Job that is missing never means "not started": its attempt stands in status, and the Job of that name is created
     again, which finds its manifest or its checkpoint.
@@ -44,7 +54,7 @@ def advance(
     if status.job is None:
         if status.retry_time is not None and now < status.retry_time:
             return Step(status, requeue_after=(status.retry_time - now).total_seconds())
-        return _start(status, spec, owner, now)
+        return _start(status, spec, owner, now, unfinished)
     if view is None and inputs_digest(spec) != status.inputs_digest:
         return _again(status, now, 0, "InputsChanged", "its Job is gone and its inputs have changed since")
     if view is None:
@@ -58,14 +68,19 @@ def advance(
     return Step(_running(status, view), requeue_after=POLL_SECONDS)
 
 
-def _start(status: StageStatus, spec: StageSpec, owner: StageOwner, now: datetime) -> Step:
+def _start(status: StageStatus, spec: StageSpec, owner: StageOwner, now: datetime, unfinished: Collection[str]) -> Step:
     attempt = status.attempts + 1
     digest = inputs_digest(spec)
+    name = job_name(owner.metadata, spec.stage, attempt, digest)
+    if any(other != name for other in unfinished):
+        # Left by a suspension or a lost status write; the pass deletes it.
+        said = "waits for the end of an earlier Job"
+        return Step(status.model_copy(update={"message": said}), requeue_after=1.0)
     started = status.model_copy(
         update={
             "state": StageState.RUNNING,
             "attempts": attempt,
-            "job": job_name(owner.metadata, spec.stage, attempt, digest),
+            "job": name,
             "inputs_digest": digest,
             "start_time": status.start_time or now,
             "retry_time": None,
@@ -94,21 +109,28 @@ def _running(status: StageStatus, view: JobView) -> StageStatus:
 
 def _succeeded(status: StageStatus, spec: StageSpec, view: JobView, retry: RetryPolicy, now: datetime) -> Step:
     result = view.result
-    if result is None:
+    if result is None and view.exit_code is None:
         return _again(status, now, LOST_RESULT_SECONDS, "ResultLost", "the pod was gone before its result was read")
+    if result is None:
+        return _retry(status, retry, now, view.fault or "BadResult", "exit 0 without a result that can be read")
     if result.reason is not Reason.SUCCEEDED or result.stage is not spec.stage:
         return _retry(status, retry, now, "BadResult", f"exit 0 with the result {result.reason} of {result.stage}")
+    expected = [i.name for i in spec.inputs] if spec.stage is Stage.RESOLVE else OUTPUTS[spec.stage]
+    missing = [name for name in expected if name not in result.outputs]
+    if missing:
+        return _retry(status, retry, now, "BadResult", f"its result lacks the digest of {', '.join(missing)}")
+    if result.manifest_uri not in (None, manifest_uri(spec)):
+        said = f"it left its manifest at {result.manifest_uri}, not at {manifest_uri(spec)}"
+        return _retry(status, retry, now, "BadResult", said)
     return Step(_taken(status, spec, result, now), requeue_after=0.0)
 
 
 def _taken(status: StageStatus, spec: StageSpec, result: StageResult, now: datetime) -> StageStatus:
-    folder = (result.manifest_uri or stage_uri(spec)).removesuffix(f"/{MANIFEST_NAME}")
-    inputs = {i.name: i.uri for i in spec.inputs}
-    resolving = spec.stage is Stage.RESOLVE
-    outputs = [
-        Output(name=name, uri=inputs.get(name, "") if resolving else join_uri(folder, name), digest=digest)
-        for name, digest in result.outputs.items()
-    ]
+    if spec.stage is Stage.RESOLVE:
+        places = {i.name: i.uri for i in spec.inputs}
+    else:
+        places = {name: join_uri(stage_uri(spec), name) for name in OUTPUTS[spec.stage]}
+    outputs = [Output(name=name, uri=uri, digest=result.outputs[name]) for name, uri in places.items()]
     metrics = [MetricStatus(name=name.value, **m.model_dump()) for name, m in result.metrics.items()]
     return status.model_copy(
         update={
@@ -125,22 +147,29 @@ def _taken(status: StageStatus, spec: StageSpec, result: StageResult, now: datet
     )
 
 
+def manifest_uri(spec: StageSpec) -> str:
+    """Where the stage leaves its manifest."""
+    return join_uri(stage_uri(spec), MANIFEST_NAME)
+
+
 def _failed(status: StageStatus, view: JobView, retry: RetryPolicy, now: datetime) -> Step:
     result, code = view.result, view.exit_code
     sentence = result.message if result is not None and result.message else ""
-    if code is not None and code in USER_MISTAKES:
-        reason = result.reason.value if result is not None else ExitCode(code).name.title() if _known(code) else "Fault"
+    told = result.reason if result is not None else None
+    if code in USER_MISTAKES or told in MISTAKES:
+        reason = told.value if told is not None else _name(code)
         message = sentence or f"exit code {code}, without a word from the stage"
         return Step(_ended(status, reason, message, now), requeue_after=0.0)
-    if view.disrupted or code == ExitCode.INTERRUPTED:
+    if view.disrupted or code == ExitCode.INTERRUPTED or told is Reason.INTERRUPTED:
         return _again(status, now, LOST_RESULT_SECONDS, "Interrupted", sentence or "its pod was taken away")
-    reason = view.fault or (result.reason.value if result is not None else "Fault")
+    reason = view.fault or (told.value if told is not None else "Fault")
     said = sentence or (f"exit code {code}" if code is not None else "its pod is gone")
     return _retry(status, retry, now, reason, said)
 
 
-def _known(code: int) -> bool:
-    return code in ExitCode._value2member_map_
+def _name(code: int | None) -> str:
+    """The name of one of our exit codes, as a reason."""
+    return next((c.name.title() for c in ExitCode if c == code), "Fault")
 
 
 def _ended(status: StageStatus, reason: str, message: str, now: datetime) -> StageStatus:

@@ -7,7 +7,7 @@ from flywheel_contract.manifest import Measurement
 from flywheel_contract.metric_names import Metric
 from flywheel_contract.stages import Stage
 from flywheel_operator.decide.gates import GENERATION_GATES, describe_failures, evaluate_gates, passed, rules_in_force
-from flywheel_operator.decide.production import promote, serving_digest
+from flywheel_operator.decide.production import last_time, promote, serving_digest
 from flywheel_operator.manifests.server import public_service, server
 from flywheel_operator.model.names import COMMAND_PROMOTE, FINALIZER_SERVING
 from flywheel_operator.model.observed import ObservedGeneration
@@ -18,6 +18,13 @@ from flywheel_operator.model.status import GenerationStatus, ModelRef, VerdictSt
 from flywheel_operator.plan import reasons
 from flywheel_operator.plan.actions import SwitchProduction
 from flywheel_operator.plan.draft import Draft
+from flywheel_operator.plan.prerequisites import (
+    WAIT_SECONDS,
+    Missing,
+    serves_without_service,
+    service_gone,
+    service_taken,
+)
 
 SERVER_POLL_SECONDS: Final = 10.0
 HASH_LENGTH: Final = 12
@@ -37,6 +44,16 @@ def end(draft: Draft[GenerationStatus], phase: Phase, reason: str, message: str)
     draft.event("Normal" if bright else "Warning", verdict.result.value if good and verdict else phase.value, message)
 
 
+def conclude_served(draft: Draft[GenerationStatus], observed: ObservedGeneration) -> bool:
+    """Promoted is who serves, or has served, with what it made."""
+    candidate = draft.status.candidate
+    last = last_time(observed.production.record if observed.production else None, draft.metadata.name)
+    if candidate is None or last is None or last.digest != candidate.digest:
+        return False
+    _conclude(draft, Verdict.PROMOTED, reasons.ALL_GATES_PASSED, _why(draft))
+    return True
+
+
 def plan_promotion(draft: Draft[GenerationStatus], observed: ObservedGeneration, snapshot: Snapshot) -> None:
     """All stages are done: judge, then promote what may be promoted."""
     if draft.status.candidate is None:
@@ -46,11 +63,12 @@ def plan_promotion(draft: Draft[GenerationStatus], observed: ObservedGeneration,
     candidate = draft.status.candidate
     if candidate is None:
         raise AssertionError("judging always names the candidate")
-    name = observed.generation.metadata.name
     draft.set(phase=Phase.AWAITING_PROMOTION)
-    serves = observed.production.record.serving if observed.production else None
-    if serves is not None and serves.generation == name and serves.digest == candidate.digest:
-        _conclude(draft, Verdict.PROMOTED, reasons.ALL_GATES_PASSED, _why(draft))
+    blocked = _service_blocked(observed)
+    if blocked is not None:
+        draft.set(stage="promotion")
+        draft.condition(reasons.PROGRESSING, "False", blocked.reason, blocked.message)
+        draft.look_again(WAIT_SECONDS)
         return
     if serving_digest(observed.production.record if observed.production else None) != snapshot.production_digest:
         _conclude(draft, Verdict.STALE_BASELINE, reasons.PRODUCTION_MOVED, _stale(observed, snapshot))
@@ -58,6 +76,15 @@ def plan_promotion(draft: Draft[GenerationStatus], observed: ObservedGeneration,
     if observed.generation.spec.rollout.promotion == "Manual" and not _approved(draft):
         return
     _serve(draft, observed, candidate)
+
+
+def _service_blocked(observed: ObservedGeneration) -> Missing | None:
+    """Why the Service cannot say what is in production, or cannot be ours."""
+    lineage = observed.generation.spec.lineage
+    if observed.service_taken:
+        return Missing(reasons.SERVICE_NAME_TAKEN, service_taken(lineage))
+    mate = serves_without_service(observed)
+    return None if mate is None else Missing(reasons.SERVICE_GONE, service_gone(lineage, mate))
 
 
 def _judge(draft: Draft[GenerationStatus], observed: ObservedGeneration, snapshot: Snapshot) -> None:

@@ -68,6 +68,11 @@ def delete_stray_jobs(draft: Draft[Any], observed: ObservedGeneration | Observed
             draft.delete.append(Ref("batch/v1", "Job", name))
 
 
+def unfinished_jobs(observed: ObservedGeneration | ObservedRewardModel) -> list[str]:
+    """Jobs that run, may yet run, or are on their way out."""
+    return [name for name, v in observed.jobs.items() if v.state in _LIVE or v.state is JobState.DELETING]
+
+
 def interrupt_stages(draft: Draft[Any]) -> None:
     """Takes the current stage back to waiting; its Job is then a stray one. A later attempt resumes its checkpoint."""
     for stage in draft.status.stages:
@@ -86,11 +91,12 @@ def suspend(draft: Draft[Any]) -> None:
 
 
 def resume(draft: Draft[Any]) -> None:
-    """Leaves suspension, if it was in it; the time spent there does not count."""
+    """Leaves suspension, if it was in it; the time spent there does not count. Before the start, none counts anyway."""
     since = draft.status.suspend_time
     if since is not None:
         spent = int((draft.now - since).total_seconds())
-        draft.set(suspend_time=None, suspended_seconds=draft.status.suspended_seconds + spent)
+        counted = spent if draft.status.start_time is not None else 0
+        draft.set(suspend_time=None, suspended_seconds=draft.status.suspended_seconds + counted)
         draft.event("Normal", "Resumed", f"resumed after {spent} s")
 
 

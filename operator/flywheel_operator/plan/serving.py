@@ -1,6 +1,7 @@
 """Who serves, for how long, and how one gets out: serving, draining, rollback, retirement, deletion."""
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from flywheel_operator.decide.production import last_time, retire, rollback, rollback_target
 from flywheel_operator.manifests.server import public_service, server
@@ -36,7 +37,8 @@ class _Place:
 
 def plan_serving(draft: Draft[GenerationStatus], observed: ObservedGeneration) -> None:
     """After the verdict: keeps the condition Serving, the replicas and the Service as the production record says."""
-    if draft.status.phase not in TERMINAL or draft.switch is not None:
+    if draft.status.phase not in TERMINAL:
+        _late_commands(draft, _place(observed))
         return
     if observed.production is None and _service_lost(draft, observed):
         return
@@ -56,18 +58,24 @@ def plan_deletion(draft: Draft[GenerationStatus], observed: ObservedGeneration) 
         return
     place = _place(observed)
     if place.serves and not observed.namespace_terminating:
-        if draft.asked(COMMAND_RETIRE) is not None:
-            _retire(draft, observed, place)
+        _commands(draft, observed, place)
+        if draft.switch is not None:
             return
         message = (
             f"it serves the lineage {generation.spec.lineage}: it is deleted once another Generation serves, or after "
             f"kubectl annotate gen {generation.metadata.name} {COMMAND_RETIRE}=yes"
         )
-        known = [c for c in draft.status.conditions if c.type == reasons.SERVING]
+        known = [c for c in generation.status.conditions if c.type == reasons.SERVING]
         if not known or known[0].message != message:
             draft.event("Warning", reasons.DELETION_BLOCKED, message)
         draft.condition(reasons.SERVING, "True", reasons.PRODUCTION, message)
         _scale(draft, observed, place)
+        return
+    _show(draft, place)
+    view = observed.servers.get(generation.metadata.name)
+    left = _drain_left(place, generation, observed.now)
+    if view is not None and view.replicas > 0 and left > 0 and not observed.namespace_terminating:
+        draft.look_again(left)
         return
     draft.delete.append(Ref("apps/v1", "Deployment", server_name(generation.metadata.name)))
     draft.remove_finalizer = FINALIZER_SERVING
@@ -188,8 +196,7 @@ def _scale(draft: Draft[GenerationStatus], observed: ObservedGeneration, place: 
         return
     else:
         wanted = 0
-        until = place.last.until if place.last else None
-        left = spec.drain_seconds - (observed.now - until).total_seconds() if until else 0
+        left = _drain_left(place, generation, observed.now)
         if left > 0:
             draft.look_again(left)
             return
@@ -197,6 +204,12 @@ def _scale(draft: Draft[GenerationStatus], observed: ObservedGeneration, place: 
         image = draft.status.trainer_image or observed.settings.trainer_image
         pull = observed.settings.image_pull_secrets
         draft.apply.append(server(generation, candidate, image, wanted, pull))
+
+
+def _drain_left(place: _Place, generation: Generation, now: datetime) -> float:
+    """Seconds for which a superseded server stays up yet."""
+    until = place.last.until if place.last else None
+    return generation.spec.serving.drain_seconds - (now - until).total_seconds() if until else 0.0
 
 
 def _switch(
