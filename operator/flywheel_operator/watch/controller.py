@@ -86,6 +86,8 @@ class Controller:
         self._metrics = metrics
         self._vitals = vitals
         self._namespaces: tuple[str | None, ...] = namespaces or (None,)
+        self.synced = asyncio.Event()
+        """Set once every object has been queued: the API server serves our kinds, and we may list them."""
         self._decide: dict[str, Callable[[Raw, datetime], Awaitable[_Decision]]] = {
             GENERATION.kind: _generation(observer, planners),
             REWARD_MODEL.kind: _reward_model(observer, planners),
@@ -120,6 +122,7 @@ class Controller:
         for key in self._router.keep_only(keys) | keys:
             self._queue.add(key)
         self._vitals.last_resync = self._vitals.clock()
+        self.synced.set()
 
     async def resync_for_ever(self) -> None:
         """Resyncs now and then; where the API server does not answer, soon again."""

@@ -70,7 +70,7 @@ async def _lead(
     workers = [asyncio.create_task(controller.work(), name=f"worker-{n}") for n in range(settings.workers)]
     renewing = asyncio.create_task(leader.hold(), name="lease")
     others = [
-        asyncio.create_task(watcher.run(), name="watcher"),
+        asyncio.create_task(_watch(controller, watcher), name="watcher"),
         asyncio.create_task(controller.resync_for_ever(), name="resync"),
     ]
     stopping = asyncio.create_task(stop.wait(), name="stop")
@@ -88,6 +88,12 @@ async def _lead(
         return 0 if stopping in done else 1
     finally:
         await _cancel([*workers, renewing, *others, stopping])
+
+
+async def _watch(controller: Controller, watcher: Watcher) -> None:
+    # kopf looks only once at what kinds there are: it may start when our CRDs are there, not before.
+    await controller.synced.wait()
+    await watcher.run()
 
 
 def _controller(

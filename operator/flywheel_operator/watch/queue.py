@@ -113,11 +113,14 @@ class WorkQueue(Generic[KeyT]):
 
     def oldest_seconds(self) -> float:
         """For how long the oldest ready key has been waiting; 0 where none is."""
-        return self._clock() - min(self._ready.values(), default=self._clock())
+        return self._age(self._ready)
 
     def longest_pass_seconds(self) -> float:
         """For how long the longest pass under way has been running; 0 where none is."""
-        return self._clock() - min(self._active.values(), default=self._clock())
+        return self._age(self._active)
+
+    def _age(self, since: dict[KeyT, float]) -> float:
+        return self._clock() - min(since.values()) if since else 0.0
 
     def _add(self, key: KeyT, since: float) -> None:
         place = self._again if key in self._active else self._ready

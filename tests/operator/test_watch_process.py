@@ -1,0 +1,215 @@
+"""The whole operator as a process, allowed just what the chart's Role allows it, against a real API server."""
+
+# ruff: noqa: ANN401 -- fixtures that are functions
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flywheel_operator.watch.leader import RETRY_SECONDS
+from tests.operator.kube_objects import Raw, generation_raw, reward_model_raw
+
+pytestmark = pytest.mark.apiserver
+
+RULES = [
+    (["characterflywheel.dev"], ["generations", "rewardmodels"], ["get", "list", "watch", "patch"]),
+    (["characterflywheel.dev"], ["generations/status", "rewardmodels/status"], ["patch"]),
+    (["characterflywheel.dev"], ["generations/finalizers", "rewardmodels/finalizers"], ["update"]),
+    (["batch"], ["jobs"], ["get", "list", "watch", "create", "delete"]),
+    ([""], ["pods"], ["list", "watch"]),
+    ([""], ["configmaps"], ["get", "list", "watch", "create", "delete"]),
+    (["apps"], ["deployments"], ["get", "list", "watch", "create", "patch", "delete"]),
+    ([""], ["services"], ["get", "list", "watch", "create", "update"]),
+    (["events.k8s.io"], ["events"], ["get", "create", "patch"]),
+    ([""], ["namespaces"], ["get"]),
+    (["coordination.k8s.io"], ["leases"], ["get", "create", "update"]),
+]
+"""A Role and nothing else: no list of namespaces, no CRDs, no Secrets."""
+
+
+class Process:
+    """The operator."""
+
+    def __init__(self, kubeconfig: str, namespace: str, log: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.log = log
+        arguments = ["--trainer-image=none.invalid/trainer", f"--namespace={namespace}", f"--port={self.port}"]
+        with log.open("w") as stderr:
+            self.popen = subprocess.Popen(
+                [sys.executable, "-m", "flywheel_operator", *arguments],
+                env={"KUBECONFIG": kubeconfig, "PATH": "/usr/bin:/bin"},
+                stderr=stderr,
+            )
+
+    def page(self, path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    def leads(self) -> bool:
+        return '"leading": true' in self.page("/readyz")[1]
+
+    def lines(self) -> list[Raw]:
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        self.popen.send_signal(number)
+        return self.popen.wait(30)
+
+
+def until(what: Callable[[], Any], seconds: float = 20) -> float:
+    """Waits until `what` is true; says how long that took."""
+    started = time.monotonic()
+    while not what():
+        assert time.monotonic() - started < seconds, "it did not come true"
+        time.sleep(0.02)
+    return time.monotonic() - started
+
+
+@pytest.fixture
+def start(kubectl: Any, namespace: str, tmp_path: Path) -> Iterator[Callable[[], Process]]:
+    kubectl("create", "serviceaccount", "operator")
+    rules = [{"apiGroups": groups, "resources": names, "verbs": verbs} for groups, names, verbs in RULES]
+    rbac = {"apiVersion": "rbac.authorization.k8s.io/v1"}
+    kubectl.apply(rbac | {"kind": "Role", "metadata": {"name": "operator"}, "rules": rules})
+    kubectl("create", "rolebinding", "operator", "--role=operator", f"--serviceaccount={namespace}:operator")
+    kubeconfig = kubectl.kubeconfig_with(kubectl("create", "token", "operator").strip(), tmp_path)
+    started: list[Process] = []
+
+    def begin() -> Process:
+        started.append(Process(kubeconfig, namespace, tmp_path / f"operator-{len(started)}.log"))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        if process.popen.poll() is None:
+            process.popen.kill()
+            process.popen.wait()
+
+
+def status_of(kubectl: Any, kind: str, name: str) -> Raw:
+    return dict(kubectl.json("get", kind, name).get("status", {}))
+
+
+def waits_for(kubectl: Any, name: str) -> str:
+    conditions = status_of(kubectl, "gen", name).get("conditions", [])
+    return " ".join(c["message"] for c in conditions if c["status"] == "False")
+
+
+def test_the_operator_with_a_role_only(start: Callable[[], Process], kubectl: Any) -> None:
+    kubectl.apply(generation_raw("before", parent={"generation": "no-such"}))
+    operator = start()
+    until(operator.leads)
+    assert operator.page("/healthz")[0] == 200
+
+    # A parent that does not exist: Pending, with the reason in words; another reason when it comes.
+    until(lambda: status_of(kubectl, "gen", "before").get("phase") == "Pending")
+    assert "no-such" in waits_for(kubectl, "before")
+    before = waits_for(kubectl, "before")
+    kubectl.apply(generation_raw("no-such", parent={"generation": "elsewhere"}))
+    seconds = until(lambda: waits_for(kubectl, "before") != before)
+    assert seconds < 10  # woken, not polled
+    described = kubectl("describe", "gen", "before")
+    assert "Events:" in described
+    assert "no-such" in described.split("Events:")[1]
+
+    # A reward model starts at once: a ConfigMap and a Job of its first stage.
+    kubectl.apply(reward_model_raw())
+    until(lambda: kubectl.json("get", "jobs")["items"])
+    (job,) = kubectl.json("get", "jobs")["items"]
+    assert job["metadata"]["ownerReferences"][0]["name"] == "rm1"
+    until(lambda: status_of(kubectl, "rm", "rm1").get("phase") == "Queued")
+    # The scheduler's words reach status without anybody polling for them... no node takes what no image is there for.
+    until(lambda: any(s.get("message") for s in status_of(kubectl, "rm", "rm1")["stages"]))
+
+    # kopf left no trace on the objects, and nothing was forbidden.
+    for raw in (kubectl.json("get", "gen", "before"), kubectl.json("get", "rm", "rm1"), job):
+        assert "kopf" not in json.dumps(raw["metadata"] | {"managedFields": None})
+    assert [line for line in operator.lines() if line["level"] in ("warning", "error")] == []
+    about = [line for line in operator.lines() if line.get("name") == "rm1"]
+    assert about
+    assert all(line["kind"] == "RewardModel" for line in about)
+    _, metrics = operator.page("/metrics")
+    assert 'flywheel_reconcile_total{kind="Generation",result="changed"}' in metrics
+    assert "flywheel_leader 1.0" in metrics
+    assert operator.end() == 0
+    assert kubectl.json("get", "lease", "flywheel-operator")["spec"]["holderIdentity"] == ""
+
+
+def test_restarts(start: Callable[[], Process], kubectl: Any) -> None:
+    first = start()
+    until(first.leads)
+    kubectl.apply(reward_model_raw())
+    until(lambda: kubectl.json("get", "jobs")["items"])
+    (job,) = kubectl.json("get", "jobs")["items"]
+
+    # A standby replica is ready, and takes over as soon as the leader is told to stop.
+    second = start()
+    until(lambda: second.page("/readyz")[0] == 200)
+    assert not second.leads()
+    assert first.end() == 0
+    assert until(second.leads) < RETRY_SECONDS + 2
+
+    # What comes while nobody works is found by the next one, who begins at once after an orderly end...
+    assert second.end() == 0
+    kubectl.apply(reward_model_raw("rm2"))
+    third = start()
+    until(lambda: len(kubectl.json("get", "jobs")["items"]) == 2)
+    # ... and who does nothing twice.
+    assert job["metadata"]["uid"] in {j["metadata"]["uid"] for j in kubectl.json("get", "jobs")["items"]}
+
+    # Killed, it leaves the lease behind; who lost it to a thief says so and exits, for a restart.
+    patch = '{"spec":{"holderIdentity":"thief"}}'
+    kubectl("patch", "lease", "flywheel-operator", "--type=merge", "-p", patch)
+    assert third.popen.wait(30) == 1
+    assert any("lost the lease" in line["message"] for line in third.lines())
+
+
+def test_who_may_not_work_is_not_ready_and_says_why(start: Callable[[], Process], kubectl: Any) -> None:
+    kubectl("delete", "rolebinding", "operator")
+    operator = start()
+    until(lambda: operator.page("/healthz")[0] == 200)
+    time.sleep(1)
+    assert operator.page("/readyz")[0] == 503
+    assert operator.end() == 0
+
+
+def test_rights_that_are_missing_are_said_on_the_object(start: Callable[[], Process], kubectl: Any) -> None:
+    kubectl(
+        "patch",
+        "role",
+        "operator",
+        "--type=json",
+        "-p",
+        '[{"op":"replace","path":"/rules/3/verbs","value":["get","list","watch"]}]',
+    )
+    operator = start()
+    until(operator.leads)
+    kubectl.apply(reward_model_raw())
+
+    def reconciled() -> Raw:
+        conditions = status_of(kubectl, "rm", "rm1").get("conditions", [])
+        return next((c for c in conditions if c["type"] == "Reconciled"), {})
+
+    until(reconciled)
+    assert (reconciled()["status"], reconciled()["reason"]) == ("False", "Forbidden")
+    assert 'cannot create resource "jobs"' in reconciled()["message"]
+    assert kubectl.json("get", "jobs")["items"] == []
+    assert operator.end() == 0
