@@ -76,13 +76,8 @@ def test_killed_and_resumed_it_ends_as_if_nothing_had_happened(workshop: Worksho
     history = workshop.history(resumed)
     assert [line["step"] for line in history] == list(range(1, STEPS + 1))
 
-    # The same stage of another owner, undisturbed: its folder is another one, its inputs are the same.
-    undisturbed = Workshop(workshop.root / "other")
-    undisturbed.root.mkdir()
-    (undisturbed.root / "lab").symlink_to(workshop.claim)
-    for path in workshop.claim.glob("artifacts/captain/gen-1/sft/*/manifest.json"):
-        path.rename(path.with_name("first.json"))
-    whole = undisturbed.succeed("sft", inputs, **params)
+    (workshop.folder(resumed) / "manifest.json").unlink()
+    whole = workshop.succeed("sft", inputs, **params)
     assert not whole.reused
     assert whole.metrics[Metric.TRAIN_LOSS_LAST].value == pytest.approx(
         resumed.metrics[Metric.TRAIN_LOSS_LAST].value, rel=1e-3
@@ -96,7 +91,6 @@ def test_stopped_behind_its_last_step_it_trains_no_further(workshop: Workshop, i
     finished = workshop.history(first)
     folder = workshop.folder(first)
     kept = folder / ".work" / "checkpoints"
-    again = Workshop(workshop.root)
     (folder / "manifest.json").unlink()
     kept.mkdir(parents=True)
     checkpoint = kept / "checkpoint-6"
@@ -105,10 +99,10 @@ def test_stopped_behind_its_last_step_it_trains_no_further(workshop: Workshop, i
         (checkpoint / file.name).write_bytes(file.read_bytes())
     (checkpoint / "trainer_state.json").write_text('{"global_step": 6, "max_steps": 6}', encoding="utf-8")
     (kept / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in finished), encoding="utf-8")
-    second = again.succeed("sft", inputs, **params)
+    second = workshop.succeed("sft", inputs, **params)
     assert not second.reused
     assert second.outputs == first.outputs
-    assert again.history(second) == finished
+    assert workshop.history(second) == finished
 
 
 def test_a_checkpoint_cut_short_does_not_count(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from e2e import tiny_data
 from flywheel_contract.stage_result import Reason
+from flywheel_trainer.models import load_tokenizer, read_scorer
 from tests.trainer.workshop import Json, Workshop
 
 pytestmark = pytest.mark.training
@@ -34,13 +35,19 @@ def test_broken_weights_end_with_the_step(workshop: Workshop, policy: Json, traf
     assert "step 0" in result.message
 
 
-def test_a_run_that_diverges_ends_with_the_step(workshop: Workshop, policy: Json, traffic: Json) -> None:
-    # AdamW bounds a step by the learning rate, so the loss explodes only with decay that overshoots on top.
+def test_a_reward_that_is_nan_ends_with_the_step(workshop: Workshop, policy: Json, traffic: Json) -> None:
+    base = workshop.path(policy["uri"])
+    model = read_scorer(base, torch.float32)
+    torch.nn.init.constant_(model.score.weight, torch.nan)
+    folder = workshop.claim / "models" / "reward"
+    model.save_pretrained(folder)
+    load_tokenizer(base).save_pretrained(folder)
+    reward = workshop.input("reward", "pvc://lab/models/reward")
     code, result = workshop.run(
-        "sft", [policy, traffic], maxSteps=400, learningRate=1.0, maxGradNorm=1000, lrSchedulerType="constant",
-        precision="BF16",
-    )  # fmt: skip
-    assert (code, result.reason) in ((70, Reason.NOT_FINITE), (0, Reason.SUCCEEDED))
+        "rl", [policy, traffic, reward], batchSize=4, numGenerations=2, maxNewTokens=4, maxSteps=2
+    )
+    assert (code, result.reason) == (70, Reason.NOT_FINITE)
+    assert result.message == "reward model reward gave a reward that is no finite number, at step 1"
 
 
 def test_pickle_weights_are_refused(workshop: Workshop, policy: Json, traffic: Json) -> None:

@@ -1,4 +1,4 @@
-"""Every training stage, run for real on the tiny model: it learns, starts at its predecessor, and leaves a whole model."""
+"""Every training stage, run for real on the tiny model: it learns, starts at its predecessor, leaves a whole model."""
 
 from dataclasses import dataclass
 from pathlib import Path

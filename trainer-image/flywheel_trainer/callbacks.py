@@ -66,8 +66,13 @@ class StageCallback(TrainerCallback):
     def __init__(self, ctx: StageContext, history: History) -> None:
         self._ctx = ctx
         self._history = history
+        self._started = 0.0
         self._began = 0.0
         self._seconds = 0.0
+
+    def on_train_begin(self, *_: object, **__: object) -> None:
+        """Starts the clock of this attempt."""
+        self._started = time.perf_counter()
 
     def on_step_begin(self, *_: object, **__: object) -> None:
         """Starts the clock of a step."""
@@ -108,7 +113,8 @@ class StageCallback(TrainerCallback):
                     "lower the learning rate, or look for broken rows or weights"
                 )
         finite = {k: v for k, v in logs.items() if not isinstance(v, float) or math.isfinite(v)}
-        self._history.add(state.global_step, {**finite, "seconds": round(self._seconds, 6)})
+        times = {"seconds": round(self._seconds, 6), "elapsed": round(time.perf_counter() - self._started, 6)}
+        self._history.add(state.global_step, {**finite, **times})
         self._ctx.progress(
             step=state.global_step,
             total_steps=state.max_steps,

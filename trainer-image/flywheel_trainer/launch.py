@@ -68,11 +68,11 @@ def _wait(workers: Sequence["subprocess.Popen[bytes]"]) -> int:
             for worker in workers:
                 worker.kill()
         time.sleep(_POLL_SECONDS)
-    return _worst([worker.wait() for worker in workers])
+    return worst([worker.wait() for worker in workers])
 
 
-def _worst(codes: Sequence[int]) -> int:
-    """A code that a stage gave on purpose tells more than one of a process that was killed for another's failure."""
+def worst(codes: Sequence[int]) -> int:
+    """The exit code of the whole: one given on purpose tells more than that of a process killed for its failure."""
     purposeful = [code for code in codes if code in set(ExitCode) - {ExitCode.DONE, ExitCode.FAULT}]
     failed = purposeful or [code for code in codes if code != ExitCode.DONE]
     if not failed:

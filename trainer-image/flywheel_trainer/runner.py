@@ -45,7 +45,9 @@ def run_stage(stage: Stage, spec_file: Path) -> ExitCode:
         spec = read_spec(stage, spec_file)
         logs.add(owner=spec.owner)
         ctx = StageContext(spec, Store())
-        result = reused(ctx) or _run(ctx)
+        # Early, because the first process of a container ignores SIGTERM until it handles it.
+        with ctx.catching_sigterm():
+            result = reused(ctx) or _run(ctx)
     except (Exception, StopNow) as error:  # noqa: BLE001 -- the boundary: every failure becomes an exit code and a reason
         code, reason, message = classify(error)
         _log.error("stage %s failed: %s", stage, message, exc_info=error if code == ExitCode.FAULT else None)
@@ -130,12 +132,11 @@ def _run(ctx: StageContext) -> StageResult:
     started = _now()
     server = StatusServer(ctx.board, _status_port()) if is_main_process() else None
     try:
-        with ctx.catching_sigterm():
-            if is_main_process() and OUTPUTS[ctx.spec.stage]:
-                for kind in ("out", "beside"):
-                    shutil.rmtree(ctx.work / kind, ignore_errors=True)
-            outcome: StageOutcome = module.run(ctx)
-            return _finish(ctx, outcome, started)
+        if is_main_process() and OUTPUTS[ctx.spec.stage]:
+            for kind in ("out", "beside"):
+                shutil.rmtree(ctx.work / kind, ignore_errors=True)
+        outcome: StageOutcome = module.run(ctx)
+        return _finish(ctx, outcome, started)
     finally:
         if server is not None:
             server.close()

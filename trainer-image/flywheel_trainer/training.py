@@ -102,6 +102,7 @@ def configure(ctx: StageContext, config: type[Config], params: TrainingParams, *
         report_to="none",
         disable_tqdm=True,
         dataloader_pin_memory=on_gpu,
+        ddp_find_unused_parameters=False,
         **options,
     )
 
