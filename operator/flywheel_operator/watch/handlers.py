@@ -102,6 +102,8 @@ class Watcher:
             kopf.run(
                 registry=registry(emit, in_cluster=self._in_cluster),
                 settings=settings(),
+                # Its own default asks for the user's name, and an arbitrary uid in a container has none.
+                identity="flywheel-operator",
                 standalone=True,
                 clusterwide=not self._namespaces,
                 namespaces=self._namespaces,
