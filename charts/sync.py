@@ -10,6 +10,7 @@ made from and of its own text.
 
 import argparse
 import hashlib
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from typing import Any, Final
 import yaml
 
 from e2e.cluster import Cluster
+from flywheel_operator.model.crds import ManifestDumper
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 CHART: Final = ROOT / "charts" / "flywheel"
@@ -34,6 +36,15 @@ KUBE_VERSION: Final = "1.34.0"
 HELM_ONLY: Final = ("helm.sh/", "meta.helm.sh/")
 
 Manifest = dict[str, Any]
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads numbers as Go writes them: without this, 1e-06 would be a string."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 def _is_crd(manifest: Manifest) -> bool:
@@ -69,13 +80,18 @@ def render(helm: Path, values: tuple[str, ...] = ()) -> list[Manifest]:
     where = (f"--namespace={NAMESPACE}", f"--kube-version={KUBE_VERSION}")
     command = [str(helm), "template", RELEASE, str(CHART), *where, *(f"--set={value}" for value in values)]
     text = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return [without_helm(document) for document in yaml.safe_load_all(text) if document]
+    return [without_helm(document) for document in parsed(text)]
+
+
+def parsed(text: str) -> list[Manifest]:
+    """The objects in what helm prints."""
+    return [document for document in yaml.load_all(text, Loader=_Loader) if document]
 
 
 def rendered(helm: Path, rendering: Rendering) -> str:
     """The whole text of a rendered file."""
     documents = [document for document in render(helm, rendering.values) if rendering.wanted(document)]
-    body = yaml.safe_dump_all(documents, sort_keys=False, width=1_000_000)
+    body = yaml.dump_all(documents, Dumper=ManifestDumper, sort_keys=False, width=1_000_000)
     return _header(body) + body
 
 

@@ -10,6 +10,7 @@ import yaml
 from flywheel_operator.model.generation import FROZEN, GenerationSpec
 from flywheel_operator.model.reward_model import RewardModelSpec
 from tests.crds import examples
+from tests.crds.schema import fields, schemas
 from tests.kubernetes_fixtures import GROUP, Kubectl, Object
 
 pytestmark = pytest.mark.apiserver
@@ -41,6 +42,9 @@ def test_the_crd_is_established_and_structural(cluster_kubectl: Kubectl, plural:
     crd = cluster_kubectl.json("get", "crd", f"{plural}.{GROUP}")
     conditions = {c["type"]: c["status"] for c in crd["status"]["conditions"]}
     assert conditions == {"NamesAccepted": "True", "Established": "True"}
+    (version,) = crd["spec"]["versions"]
+    stored = {path for path, _ in fields(version["schema"]["openAPIV3Schema"])}
+    assert stored == {path for path, _ in fields(schemas()[f"{GROUP}_{plural}.yaml"])}
 
 
 def test_defaults_are_filled_in_and_are_those_of_the_models(kubectl: Kubectl) -> None:

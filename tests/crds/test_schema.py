@@ -1,36 +1,13 @@
 """The CRDs as files: generated, structural, and each field with a description."""
 
-import functools
-from collections.abc import Iterator
-
 import pytest
-import yaml
 
 from flywheel_operator.model import crds
-from tests.kubernetes_fixtures import ROOT, Object
+from tests.crds.schema import fields, schemas
+from tests.kubernetes_fixtures import ROOT
 
 UNDESCRIBED = {"metadata"}
 """The API server allows no description there; kubectl has its own."""
-
-
-def fields(schema: Object, path: str = "") -> Iterator[tuple[str, Object]]:
-    """Every property of a schema, however deep, by its path."""
-    for name, child in schema.get("properties", {}).items():
-        yield f"{path}.{name}".lstrip("."), child
-        yield from fields(child, f"{path}.{name}")
-    if "items" in schema:
-        yield from fields(schema["items"], f"{path}[]")
-    if isinstance(schema.get("additionalProperties"), dict):
-        yield from fields(schema["additionalProperties"], f"{path}{{}}")
-
-
-@functools.cache
-def schemas() -> dict[str, Object]:
-    """The schema of each generated CRD by file name."""
-    return {
-        name: yaml.safe_load(text)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-        for name, text in crds.documents().items()
-    }
 
 
 def test_the_folder_is_what_the_models_say() -> None:
@@ -57,3 +34,10 @@ def test_lists_and_strings_of_the_spec_that_rules_read_have_bounds(name: str) ->
     spec = schemas()[name]["properties"]["spec"]
     unbounded = [path for path, field in fields(spec) if field.get("type") == "array" and "maxItems" not in field]
     assert unbounded == []
+
+
+def test_names_that_yaml_takes_for_truth_values_are_quoted() -> None:
+    """kubectl and helm read a bare `n` as false: the field would be called `false`, and ours would be dropped."""
+    for text in crds.documents().values():
+        assert '"n":' in text.replace("'", '"')
+        assert not [line for line in text.splitlines() if line.strip().lower() in ("n:", "y:", "- n", "- y")]

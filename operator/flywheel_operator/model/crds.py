@@ -1,6 +1,7 @@
 """The CRDs, generated from the pydantic models: `python -m flywheel_operator.model.crds FOLDER [--check]`."""
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -225,11 +226,14 @@ def reward_model_crd() -> Schema:
     )
 
 
-class _Plain(yaml.SafeDumper):
-    """YAML without anchors: people read it."""
+class ManifestDumper(yaml.SafeDumper):
+    """YAML for kubectl and helm, to which a bare `n` or `y` is a truth value; without anchors, for people."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ANN401 -- any YAML value
         return True
+
+
+ManifestDumper.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^[yYnN]$"), list("yYnN"))
 
 
 def documents() -> dict[str, str]:
@@ -238,7 +242,7 @@ def documents() -> dict[str, str]:
     crds = (generation_crd(), reward_model_crd())
     return {
         f"{GROUP}_{crd['spec']['names']['plural']}.yaml": note
-        + yaml.dump(crd, Dumper=_Plain, sort_keys=False, width=1_000_000)
+        + yaml.dump(crd, Dumper=ManifestDumper, sort_keys=False, width=1_000_000)
         for crd in crds
     }
 
