@@ -1,4 +1,4 @@
-"""Brings the generated files of chart and manifests up to date: `python -m charts.sync [--check]`.
+"""Brings the generated files of chart and manifests up to date: `python charts/sync.py [--check]`.
 
     crds/                       -> charts/flywheel/files/crds/     copies, since a chart reads only files inside itself
     charts/flywheel/ (defaults) -> manifests/base/{crds,operator}.yaml     what `helm template` gives
@@ -20,7 +20,6 @@ from typing import Any, Final
 
 import yaml
 
-from e2e.cluster import Cluster
 from flywheel_operator.model.crds import ManifestDumper
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -138,10 +137,17 @@ def regenerate() -> None:
             path.unlink()
         else:
             path.write_text(text)
-    helm = Cluster().tools.helm
+    helm = _helm()
     for rendering in RENDERINGS:
         rendering.path.parent.mkdir(parents=True, exist_ok=True)
         rendering.path.write_text(rendered(helm, rendering))
+
+
+def _helm() -> Path:
+    """The pinned helm, built if need be."""
+    command = [sys.executable, "-m", "e2e.cluster", "tools"]
+    lines = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    return Path(dict(line.split(maxsplit=1) for line in lines)["helm"])
 
 
 def _copies() -> Iterator[tuple[Path, str | None]]:
