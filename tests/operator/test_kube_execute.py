@@ -104,11 +104,14 @@ async def test_create_refuses_what_someone_else_made(api: Api, raw: Raw, namespa
 
 
 async def test_create_waits_for_the_leavings_of_a_former_owner(api: Api, raw: Raw, namespace: str) -> None:
-    former = {**raw, "metadata": raw["metadata"] | {"uid": "11111111-1111-1111-1111-111111111111", "name": "gone"}}
-    blocked = config_map(namespace, former, **MARKS)
-    blocked["metadata"]["finalizers"] = ["example.com/hold"]  # so that the garbage collector cannot finish
-    await api.create(blocked)
-    with pytest.raises(errors.NameBusyError):
+    # It stands for a former g1: for the garbage collector it has to exist.
+    former = generation_raw("former")
+    former["metadata"]["namespace"] = namespace
+    former = await api.create(former)
+    held = config_map(namespace, former, **MARKS)
+    held["metadata"]["finalizers"] = ["example.com/hold"]
+    await api.create(held)
+    with pytest.raises(errors.NameBusyError, match="belongs to a former Generation of this name"):
         await run(api, raw, create=(config_map(namespace, raw, **MARKS),))
     await api.delete(CONFIG_MAP, namespace, "c")
     with pytest.raises(errors.NameBusyError, match="is being deleted"):

@@ -193,6 +193,11 @@ CRASHED = {
         ((), [server_pod((condition("PodScheduled", "False", "Gated"),))], "Gated"),
         ((), [server_pod(container=CRASHED)], "CrashLoopBackOff: it ended with OOMKilled (exit code 137)"),
         ((), [server_pod(container={"state": {"running": {}}})], ""),
+        (
+            (),
+            [server_pod(container={"state": {"running": {}}}), server_pod((UNSCHEDULABLE,))],
+            UNSCHEDULABLE["message"],
+        ),
         ((), [server_pod((UNSCHEDULABLE,), component="stage")], ""),
         ((), [pod_raw(conditions=(UNSCHEDULABLE,))], ""),
     ],

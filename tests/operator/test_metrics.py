@@ -35,7 +35,8 @@ def test_phase_and_progress_follow_status() -> None:
     assert sample(metrics, "flywheel_generation_stage_progress", **ABOUT, stage="sft") == 10
     metrics.show("Generation", observed(running(10)), running(60))
     assert sample(metrics, "flywheel_generation_stage_progress", **ABOUT, stage="sft") == 60
-    metrics.show("Generation", observed(running(60)), GenerationStatus(phase=Phase.COMPLETED))
+    done = GenerationStatus(phase=Phase.COMPLETED, stages=running(100).stages)
+    metrics.show("Generation", observed(running(60)), done)
     assert sample(metrics, "flywheel_generation_phase", **ABOUT, phase="Running") is None
     assert sample(metrics, "flywheel_generation_phase", **ABOUT, phase="Completed") == 1
     assert sample(metrics, "flywheel_generation_stage_progress", **ABOUT, stage="sft") is None

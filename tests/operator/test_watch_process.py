@@ -2,19 +2,23 @@
 
 # ruff: noqa: ANN401 -- fixtures that are functions
 
+import contextlib
 import json
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+import yaml
 
 from flywheel_operator.watch.leader import RETRY_SECONDS
 from tests.operator.kube_objects import Raw, generation_raw, reward_model_raw
@@ -30,7 +34,7 @@ RULES = [
     ([""], ["configmaps"], ["get", "list", "watch", "create", "delete"]),
     (["apps"], ["deployments"], ["get", "list", "watch", "create", "patch", "delete"]),
     ([""], ["services"], ["get", "list", "watch", "create", "update"]),
-    (["events.k8s.io"], ["events"], ["get", "create", "patch"]),
+    (["events.k8s.io"], ["events"], ["create", "patch"]),
     ([""], ["namespaces"], ["get"]),
     (["coordination.k8s.io"], ["leases"], ["get", "create", "update"]),
 ]
@@ -83,18 +87,70 @@ def until(what: Callable[[], Any], seconds: float = 20) -> float:
     return time.monotonic() - started
 
 
+class Wire:
+    """A wire between the operator and the API server, which can be cut."""
+
+    def __init__(self, target: tuple[str, int]) -> None:
+        self._target = target
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._open: list[socket.socket] = []
+        self._cut = False
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        self._cut = True
+        while self._open:
+            end = self._open.pop()
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def mend(self) -> None:
+        self._cut = False
+
+    def close(self) -> None:
+        self.cut()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # the listener is closed
+            while True:
+                near, _ = self._listener.accept()
+                if self._cut:
+                    near.close()
+                    continue
+                far = socket.create_connection(self._target)
+                self._open += [near, far]
+                for ends in ((near, far), (far, near)):
+                    threading.Thread(target=self._pump, args=ends, daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
 @pytest.fixture
-def start(kubectl: Any, namespace: str, tmp_path: Path) -> Iterator[Callable[[], Process]]:
+def role_kubeconfig(kubectl: Any, namespace: str, tmp_path: Path) -> str:
+    """The kubeconfig of a service account with the Role."""
     kubectl("create", "serviceaccount", "operator")
     rules = [{"apiGroups": groups, "resources": names, "verbs": verbs} for groups, names, verbs in RULES]
     rbac = {"apiVersion": "rbac.authorization.k8s.io/v1"}
     kubectl.apply(rbac | {"kind": "Role", "metadata": {"name": "operator"}, "rules": rules})
     kubectl("create", "rolebinding", "operator", "--role=operator", f"--serviceaccount={namespace}:operator")
-    kubeconfig = kubectl.kubeconfig_with(kubectl("create", "token", "operator").strip(), tmp_path)
+    return str(kubectl.kubeconfig_with(kubectl("create", "token", "operator").strip(), tmp_path))
+
+
+@pytest.fixture
+def start(role_kubeconfig: str, namespace: str, tmp_path: Path) -> Iterator[Callable[[], Process]]:
     started: list[Process] = []
 
     def begin() -> Process:
-        started.append(Process(kubeconfig, namespace, tmp_path / f"operator-{len(started)}.log"))
+        started.append(Process(role_kubeconfig, namespace, tmp_path / f"operator-{len(started)}.log"))
         return started[-1]
 
     yield begin
@@ -102,6 +158,20 @@ def start(kubectl: Any, namespace: str, tmp_path: Path) -> Iterator[Callable[[],
         if process.popen.poll() is None:
             process.popen.kill()
             process.popen.wait()
+
+
+@pytest.fixture
+def wire(role_kubeconfig: str) -> Iterator[Wire]:
+    """The kubeconfig leads over it."""
+    path = Path(role_kubeconfig)
+    content = yaml.safe_load(path.read_text())
+    cluster = content["clusters"][0]["cluster"]
+    server = urlsplit(cluster["server"])
+    wire = Wire((str(server.hostname), server.port or 443))
+    cluster["server"] = f"https://127.0.0.1:{wire.port}"
+    path.write_text(yaml.safe_dump(content))
+    yield wire
+    wire.close()
 
 
 def status_of(kubectl: Any, kind: str, name: str) -> Raw:
@@ -213,3 +283,19 @@ def test_rights_that_are_missing_are_said_on_the_object(start: Callable[[], Proc
     assert 'cannot create resource "jobs"' in reconciled()["message"]
     assert kubectl.json("get", "jobs")["items"] == []
     assert operator.end() == 0
+
+
+def test_an_outage(start: Callable[[], Process], kubectl: Any, wire: Wire) -> None:
+    operator = start()
+    until(operator.leads)
+    # A short one: connections break and none can be made. The leader stays, and the watch goes on where it was.
+    wire.cut()
+    time.sleep(2.5)
+    wire.mend()
+    kubectl.apply(reward_model_raw())
+    assert until(lambda: status_of(kubectl, "rm", "rm1")) < 10
+    assert operator.leads()
+    # A long one: the lease cannot be held, and another replica may lead. Not one write more.
+    wire.cut()
+    assert operator.popen.wait(20) == 1
+    assert any("lost the lease" in line["message"] for line in operator.lines())
