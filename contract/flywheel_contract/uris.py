@@ -5,7 +5,6 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Annotated, Final
 
 from pydantic import AfterValidator, StringConstraints
@@ -68,7 +67,7 @@ def parse_uri(uri: str) -> Location:
     parts = path.split("/") if path else []
     if any(part in ("", ".", "..") or "\0" in part for part in [*(root.split("/") if root else []), *parts]):
         raise UriError(f"artefact URI {uri!r} leaves its root or has an empty part: write a plain path without '..'")
-    return Location(scheme, root, str(PurePosixPath(*parts)) if parts else "")
+    return Location(scheme, root, path)
 
 
 def join_uri(uri: str, *parts: str) -> str:

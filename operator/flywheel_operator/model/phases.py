@@ -24,7 +24,7 @@ class Phase(StrEnum):
 TERMINAL: Final = frozenset({Phase.COMPLETED, Phase.FAILED, Phase.ABORTED})
 
 MEANING: Final[dict[Phase, str]] = {
-    Phase.PENDING: "waits for its parent or its reward models",
+    Phase.PENDING: "waits for its parent, its reward models or its characters",
     Phase.QUEUED: "its Job waits for quota or for a node",
     Phase.RUNNING: "its stages run",
     Phase.EVALUATING: "the candidate is judged against the baseline",
@@ -90,7 +90,7 @@ REWARD_MODEL_TERMINAL: Final = frozenset(
 )
 
 REWARD_MODEL_MEANING: Final[dict[RewardModelPhase, str]] = {
-    RewardModelPhase.PENDING: "not looked at yet",
+    RewardModelPhase.PENDING: "not looked at yet, or it waits for a character's system prompt",
     RewardModelPhase.QUEUED: "its Job waits for quota or for a node",
     RewardModelPhase.RUNNING: "its stages run",
     RewardModelPhase.SUSPENDED: "spec.suspend is true; no Job runs",
