@@ -13,6 +13,7 @@ from charts.sync import CHART
 from flywheel_operator import settings
 from tests.chart import rendering
 from tests.kubernetes_fixtures import ROOT, Object
+from tests.operator import test_watch_process
 
 MODES = {"cluster-wide": (), "namespaced": ("watchNamespaces={team-a,team-b}",)}
 
@@ -69,6 +70,21 @@ def test_both_modes_grant_the_same(helm: Path) -> None:
     )
     narrow = rendering.of_kind(rendering.template(helm, *MODES["namespaced"]), "Role")
     assert [r["rules"] for r in narrow if r["metadata"]["namespace"] == "team-a"] == [wide["rules"]]
+
+
+def test_what_it_grants_is_what_the_operator_is_shown_to_run_with(helm: Path) -> None:
+    """tests/operator starts the whole operator under these rules."""
+
+    def flat(rules: Iterator[tuple[list[str], list[str], list[str]]]) -> set[tuple[str, str, str]]:
+        return {(g, r, v) for groups, resources, verbs in rules for g in groups for r in resources for v in verbs}
+
+    granted = [
+        rule
+        for role in rendering.of_kind(rendering.template(helm, "watchNamespaces={team-a}"), "Role")
+        for rule in role["rules"]
+    ]
+    shown = flat(iter(test_watch_process.RULES))
+    assert flat((rule["apiGroups"], rule["resources"], rule["verbs"]) for rule in granted) == shown
 
 
 def test_the_operator_understands_its_environment(helm: Path, tmp_path: Path) -> None:
