@@ -11,6 +11,8 @@ import yaml
 
 from charts.sync import CHART
 from flywheel_operator import settings
+from flywheel_operator.metrics import registry
+from flywheel_operator.watch import process
 from tests.chart import rendering
 from tests.kubernetes_fixtures import ROOT, Object
 from tests.operator import test_watch_process
@@ -239,6 +241,17 @@ def test_alerts_and_dashboard_are_well_formed(helm: Path) -> None:
     panels = [p for p in dashboard["panels"] if p["type"] != "row"]
     assert all(p["description"] and p["targets"] for p in panels)
     assert len({p["id"] for p in dashboard["panels"]}) == len(dashboard["panels"])
+
+
+def test_alerts_and_dashboard_ask_for_metrics_that_the_operator_has(helm: Path) -> None:
+    objects = rendering.template(helm, *rendering.ALL_EXTRAS)
+    text = json.dumps(rendering.of_kind(objects, "PrometheusRule", "ConfigMap"))
+    asked = {name.removesuffix("_bucket") for name in re.findall(r"flywheel_[a-z_]+", text)}
+    has = set(re.findall(r"^# TYPE (\w+)", registry.Metrics().text().decode(), re.MULTILINE))
+    # Gauges of the running process are added where it is put together.
+    has |= set(re.findall(r'"(flywheel_[a-z_]+)"', Path(process.__file__).read_text()))
+    assert len(asked) > 10
+    assert asked - has == set()
 
 
 def _places(objects: list[Object], kind: str) -> list[tuple[str, str]]:
