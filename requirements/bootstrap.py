@@ -28,10 +28,12 @@ def main() -> None:
             f"the pinned requirements are for Python 3.11, this is {sys.version.split()[0]}: "
             "call make with PYTHON=/path/to/python3.11"
         )
-    variant = torch_variant()
     stamp = VENV / "flywheel-stamp"
+    made = stamp.read_text() if stamp.exists() else ""
+    # An environment that was made for the CPU stays so in a shell that does not name the wheel's folder.
+    variant = "cpu" if made == fingerprint("cpu") and "TORCH_VARIANT" not in os.environ else torch_variant()
     wanted = fingerprint(variant)
-    if stamp.exists() and stamp.read_text() == wanted:
+    if made == wanted:
         return
     print(f"making .venv (torch for {variant}) from requirements/dev-{variant}.txt ...", flush=True)
     stamp.unlink(missing_ok=True)
