@@ -1,5 +1,4 @@
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,33 +12,28 @@ from transformers import set_seed
 
 from e2e import tiny_model
 from flywheel_trainer.models import load_tokenizer, read_scorer
-from tests.trainer.workshop import Workshop
+from tests.trainer_data.workbench import Workbench
 
 
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
+def bench(tmp_path: Path) -> Workbench:
     """A claim without any model, for the stages that need none."""
-    return _opened(tmp_path, monkeypatch)
+    return _opened(tmp_path)
 
 
 @pytest.fixture(scope="session")
-def model_bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
+def model_bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
     """A claim with two tiny policies (`one`, `other`) and a reward model (`judge`) whose weights are random."""
-    with pytest.MonkeyPatch.context() as patch:
-        place = _opened(tmp_path_factory.mktemp("claims"), patch)
-        tiny_model.build(place.claim / "models" / "one", seed=0)
-        tiny_model.build(place.claim / "models" / "other", seed=1)
-        _judge(place.claim / "models" / "one", place.claim / "models" / "judge")
-        yield place
-
-
-def _opened(root: Path, patch: pytest.MonkeyPatch) -> Workshop:
-    (root / "lab").mkdir()
-    place = Workshop(root, patch)
-    patch.setenv("FLYWHEEL_CLAIMS_ROOT", str(root))
-    patch.setenv("FLYWHEEL_TERMINATION_LOG", str(place.termination_log))
-    patch.setenv("FLYWHEEL_STATUS_PORT", "0")
+    place = _opened(tmp_path_factory.mktemp("claims"))
+    tiny_model.build(place.claim / "models" / "one", seed=0)
+    tiny_model.build(place.claim / "models" / "other", seed=1)
+    _judge(place.claim / "models" / "one", place.claim / "models" / "judge")
     return place
+
+
+def _opened(root: Path) -> Workbench:
+    (root / "lab").mkdir()
+    return Workbench(root)
 
 
 def _judge(base: Path, folder: Path) -> None:

@@ -8,7 +8,7 @@ from flywheel_contract.metric_names import Metric
 from flywheel_contract.stage_result import Reason, StageResult
 from flywheel_trainer.data.rows import Conversation, read_traffic
 from flywheel_trainer.stages.curate import REPORT
-from tests.trainer.workshop import Workshop
+from tests.trainer_data.workbench import Workbench
 
 NO_FILTERS: dict[str, Any] = {
     "privacy": {"enabled": False},
@@ -17,11 +17,11 @@ NO_FILTERS: dict[str, Any] = {
 }
 
 
-def curated(bench: Workshop, rows: list[dict[str, Any]], **params: Any) -> tuple[int, StageResult]:  # noqa: ANN401 -- JSON
+def curated(bench: Workbench, rows: list[dict[str, Any]], **params: Any) -> tuple[int, StageResult]:  # noqa: ANN401 -- JSON
     return bench.run("curate", [bench.input("traffic", bench.data("traffic", rows))], **params)
 
 
-def left(bench: Workshop, result: StageResult, output: str) -> list[Conversation]:
+def left(bench: Workbench, result: StageResult, output: str) -> list[Conversation]:
     return read_traffic(bench.folder(result) / output)
 
 
@@ -36,7 +36,7 @@ def many(count: int) -> list[dict[str, Any]]:
     return [row(n, f"tell me of thing number {n * 7} and {n * 13}", f"it is {n}") for n in range(count)]
 
 
-def test_prompts_and_evaluation_share_no_user_and_no_conversation(bench: Workshop) -> None:
+def test_prompts_and_evaluation_share_no_user_and_no_conversation(bench: Workbench) -> None:
     code, result = curated(bench, tiny_data.traffic(300), **NO_FILTERS)
     assert (code, result.reason) == (0, Reason.SUCCEEDED)
     prompts, evaluation = left(bench, result, "prompts"), left(bench, result, "evaluation")
@@ -50,7 +50,7 @@ def test_prompts_and_evaluation_share_no_user_and_no_conversation(bench: Worksho
     assert all(r.messages[-1]["role"] == "assistant" for r in (*prompts, *evaluation))
 
 
-def test_each_filter_counts_what_it_drops_and_order_decides(bench: Workshop) -> None:
+def test_each_filter_counts_what_it_drops_and_order_decides(bench: Workbench) -> None:
     rows = [
         *many(20),
         row(100, "hello", "hi", consent={"training": False}),
@@ -85,7 +85,7 @@ def test_each_filter_counts_what_it_drops_and_order_decides(bench: Workshop) -> 
     assert [m["content"] for m in cut.messages] == ["what now", "this"]
 
 
-def test_the_cap_is_per_origin_and_drawn_by_the_seed(bench: Workshop) -> None:
+def test_the_cap_is_per_origin_and_drawn_by_the_seed(bench: Workbench) -> None:
     code, result = curated(bench, tiny_data.traffic(200), **NO_FILTERS, maxConversations=30)
     assert code == 0
     kept = [*left(bench, result, "prompts"), *left(bench, result, "evaluation")]
@@ -94,7 +94,7 @@ def test_the_cap_is_per_origin_and_drawn_by_the_seed(bench: Workshop) -> None:
     assert kept[0].conversation != "internal-00000"
 
 
-def test_consent_can_be_left_to_the_source(bench: Workshop) -> None:
+def test_consent_can_be_left_to_the_source(bench: Workbench) -> None:
     rows = [{**r, "consent": {"training": False}} for r in many(20)]
     code, result = curated(bench, rows, **NO_FILTERS, requireConsent=False)
     assert (code, result.metrics[Metric.ROWS_KEPT].value) == (0, 20)
@@ -102,14 +102,14 @@ def test_consent_can_be_left_to_the_source(bench: Workshop) -> None:
     assert Metric.DROPPED_SAFETY not in result.metrics
 
 
-def refused(bench: Workshop, rows: list[dict[str, Any]], **params: Any) -> str:  # noqa: ANN401 -- JSON
+def refused(bench: Workbench, rows: list[dict[str, Any]], **params: Any) -> str:  # noqa: ANN401 -- JSON
     code, result = curated(bench, rows, **params)
     assert (code, result.reason) == (65, Reason.INVALID_DATA)
     assert result.manifest_uri is None
     return result.message
 
 
-def test_nothing_left_tells_how_many_were_dropped_for_which_reason(bench: Workshop) -> None:
+def test_nothing_left_tells_how_many_were_dropped_for_which_reason(bench: Workbench) -> None:
     rows = [row(1, "mail a@example.com", "ok"), row(2, "hi", "ho", consent={"training": False}), row(3, "alone")]
     assert refused(bench, rows) == (
         "no conversation of 3 is left: 1 had no reply of the character, 1 must not be trained on, "
@@ -117,7 +117,7 @@ def test_nothing_left_tells_how_many_were_dropped_for_which_reason(bench: Worksh
     )
 
 
-def test_too_few_users_for_the_hold_out_are_refused(bench: Workshop) -> None:
+def test_too_few_users_for_the_hold_out_are_refused(bench: Workbench) -> None:
     assert refused(bench, [row(0, "hi", "ho")], **NO_FILTERS) == (
         "none of the 1 users left falls into the hold-out (holdoutFraction 0.2): bring more users or raise it"
     )
@@ -126,7 +126,7 @@ def test_too_few_users_for_the_hold_out_are_refused(bench: Workshop) -> None:
     )
 
 
-def test_a_row_without_a_user_fails_the_stage_with_its_line(bench: Workshop) -> None:
+def test_a_row_without_a_user_fails_the_stage_with_its_line(bench: Workbench) -> None:
     rows = many(3)
     del rows[1]["user"]
     message = refused(bench, rows)
@@ -135,14 +135,14 @@ def test_a_row_without_a_user_fails_the_stage_with_its_line(bench: Workshop) -> 
     )
 
 
-def test_a_source_that_contradicts_its_rows_fails_the_stage(bench: Workshop) -> None:
+def test_a_source_that_contradicts_its_rows_fails_the_stage(bench: Workbench) -> None:
     source = bench.input("traffic", bench.data("traffic", many(3)), origin="Internal")
     code, result = bench.run("curate", [source])
     assert code == 65
     assert "line 1: the row says origin User, its source is declared Internal" in result.message
 
 
-def test_no_traffic_and_an_unknown_entity_are_refused(bench: Workshop) -> None:
+def test_no_traffic_and_an_unknown_entity_are_refused(bench: Workbench) -> None:
     code, result = bench.run("curate", [])
     assert (code, result.message) == (78, "stage curate has no traffic: name at least one source in data.traffic")
     code, result = curated(bench, many(3), privacy={"entities": ["SHOE_SIZE"]})
@@ -150,7 +150,7 @@ def test_no_traffic_and_an_unknown_entity_are_refused(bench: Workshop) -> None:
     assert result.message.startswith("privacy.entities: unknown SHOE_SIZE; the filter knows: ")
 
 
-def test_the_same_traffic_gives_the_same_digests(bench: Workshop) -> None:
+def test_the_same_traffic_gives_the_same_digests(bench: Workbench) -> None:
     _, first = curated(bench, tiny_data.traffic(40))
     (bench.folder(first) / "manifest.json").unlink()
     _, again = curated(bench, tiny_data.traffic(40))

@@ -11,16 +11,16 @@ import pytest
 from e2e import tiny_data
 from flywheel_contract.stage_result import Reason
 from flywheel_trainer.artifacts import digest_folder
-from tests.trainer.workshop import Workshop
+from tests.trainer_data.workbench import Workbench
 
 
-def unresolved(bench: Workshop, role: str, uri: str, name: str = "it") -> dict[str, Any]:
+def unresolved(bench: Workbench, role: str, uri: str, name: str = "it") -> dict[str, Any]:
     path = bench.root / uri.removeprefix("pvc://")
     path.mkdir(parents=True, exist_ok=True)
-    return {key: value for key, value in bench.input(role, uri, name).items() if key != "digest"}
+    return {key: value for key, value in bench.input(role, uri, name=name).items() if key != "digest"}
 
 
-def model_folder(bench: Workshop, config: dict[str, Any], *files: str) -> str:
+def model_folder(bench: Workbench, config: dict[str, Any], *files: str) -> str:
     folder = bench.claim / "models" / "m"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
@@ -29,13 +29,13 @@ def model_folder(bench: Workshop, config: dict[str, Any], *files: str) -> str:
     return "pvc://lab/models/m"
 
 
-def refusal(bench: Workshop, *inputs: dict[str, Any]) -> tuple[int, str]:
+def refusal(bench: Workbench, *inputs: dict[str, Any]) -> tuple[int, str]:
     code, result = bench.run("resolve", list(inputs))
     assert result.reason in (Reason.INVALID_DATA, Reason.INVALID_MODEL)
     return code, result.message
 
 
-def test_digests_of_data_and_models_are_answered_by_name(bench: Workshop) -> None:
+def test_digests_of_data_and_models_are_answered_by_name(bench: Workbench) -> None:
     data = bench.data("traffic", tiny_data.traffic(3))
     model = model_folder(bench, {"architectures": ["LlamaForCausalLM"]}, "model.safetensors", "tokenizer.json")
     code, result = bench.run(
@@ -48,14 +48,14 @@ def test_digests_of_data_and_models_are_answered_by_name(bench: Workshop) -> Non
     }
 
 
-def test_an_output_of_ours_has_the_digest_of_its_manifest(bench: Workshop) -> None:
+def test_an_output_of_ours_has_the_digest_of_its_manifest(bench: Workbench) -> None:
     traffic = bench.input("traffic", bench.data("traffic", tiny_data.traffic(60)))
     _, curated = bench.run("curate", [traffic], privacy={"enabled": False}, safety={"enabled": False})
-    _, result = bench.run("resolve", [unresolved(bench, "prompts", bench.output(curated, "prompts"))])
+    _, result = bench.run("resolve", [unresolved(bench, "prompts", bench.output(curated.manifest_uri, "prompts"))])
     assert result.outputs["it"] == curated.outputs["prompts"]
 
 
-def test_missing_and_empty_data_are_refused(bench: Workshop) -> None:
+def test_missing_and_empty_data_are_refused(bench: Workbench) -> None:
     missing = {"name": "it", "role": "traffic", "kind": "Data", "uri": "pvc://lab/nowhere"}
     assert refusal(bench, missing) == (65, "input it: pvc://lab/nowhere does not exist")
     folder = bench.claim / "data" / "empty"
@@ -85,14 +85,14 @@ def test_missing_and_empty_data_are_refused(bench: Workshop) -> None:
     ],
 )
 def test_models_that_could_run_code_or_are_not_complete_are_refused(
-    bench: Workshop, config: dict[str, Any], files: tuple[str, ...], said: str
+    bench: Workbench, config: dict[str, Any], files: tuple[str, ...], said: str
 ) -> None:
     code, message = refusal(bench, unresolved(bench, "policy", model_folder(bench, config, *files)))
     assert code == 66
     assert said in message
 
 
-def test_the_kind_of_model_must_fit_its_role(bench: Workshop) -> None:
+def test_the_kind_of_model_must_fit_its_role(bench: Workbench) -> None:
     model = model_folder(bench, {"architectures": ["LlamaForCausalLM"]}, "model.safetensors", "tokenizer.json")
     assert refusal(bench, unresolved(bench, "reward", model)) == (
         66,
@@ -106,7 +106,7 @@ def test_the_kind_of_model_must_fit_its_role(bench: Workshop) -> None:
     assert bench.run("resolve", [unresolved(bench, "reward", model)])[0] == 0
 
 
-def test_another_digest_than_the_expected_is_refused(bench: Workshop) -> None:
+def test_another_digest_than_the_expected_is_refused(bench: Workbench) -> None:
     source = bench.input("traffic", bench.data("traffic", tiny_data.traffic(3)))
     was = source["digest"]
     bench.data("traffic", tiny_data.traffic(4))

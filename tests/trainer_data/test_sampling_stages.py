@@ -18,25 +18,25 @@ from flywheel_trainer.models import load_policy, load_tokenizer
 from flywheel_trainer.perplexity import reply_likelihoods
 from flywheel_trainer.rewards import Scorer
 from flywheel_trainer.stages import rejection_sample
-from tests.trainer.workshop import Workshop
+from tests.trainer_data.workbench import Workbench
 
 SHORT = {"maxNewTokens": 12, "batchSize": 8}
 ASKED = [{"role": "user", "content": "Do you like the sea?"}]
 
 
-def models(bench: Workshop, policy: str = "one") -> list[dict[str, Any]]:
+def models(bench: Workbench, policy: str = "one") -> list[dict[str, Any]]:
     return [
         bench.input("policy", f"pvc://lab/models/{policy}"),
         bench.input("reward", "pvc://lab/models/judge", weight=2.0),
     ]
 
 
-def lines(bench: Workshop, result: StageResult, file: str) -> list[dict[str, Any]]:
+def lines(bench: Workbench, result: StageResult, file: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (bench.folder(result) / file).read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
-def sampled(model_bench: Workshop) -> StageResult:
+def sampled(model_bench: Workbench) -> StageResult:
     prompts = model_bench.input("prompts", model_bench.data("prompts", tiny_data.traffic(30)))
     code, result = model_bench.run(
         "rejection-sample", [prompts, *models(model_bench)], **SHORT, samplesPerPrompt=3, maxPrompts=20
@@ -46,7 +46,7 @@ def sampled(model_bench: Workshop) -> StageResult:
 
 
 @pytest.mark.training
-def test_best_and_worst_of_the_samples_are_kept(model_bench: Workshop, sampled: StageResult) -> None:
+def test_best_and_worst_of_the_samples_are_kept(model_bench: Workbench, sampled: StageResult) -> None:
     accepted = read_traffic(model_bench.folder(sampled) / "accepted")
     raw = lines(model_bench, sampled, "accepted/data.jsonl")
     pairs = read_preferences(model_bench.folder(sampled) / "pairs")
@@ -64,7 +64,7 @@ def test_best_and_worst_of_the_samples_are_kept(model_bench: Workshop, sampled: 
 
 
 @pytest.mark.training
-def test_the_same_seed_draws_the_same_replies(model_bench: Workshop, sampled: StageResult) -> None:
+def test_the_same_seed_draws_the_same_replies(model_bench: Workbench, sampled: StageResult) -> None:
     manifest = model_bench.manifest(sampled)
     (model_bench.folder(sampled) / "manifest.json").unlink()
     prompts = model_bench.input("prompts", "pvc://lab/data/prompts")
@@ -75,7 +75,7 @@ def test_the_same_seed_draws_the_same_replies(model_bench: Workshop, sampled: St
 
 
 @pytest.mark.training
-def test_a_reward_that_is_no_number_fails_the_stage(model_bench: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reward_that_is_no_number_fails_the_stage(model_bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Scorer, "_forward", lambda self, rows: np.full(len(rows), np.nan))
     prompts = model_bench.input("prompts", model_bench.data("few", tiny_data.traffic(4)))
     code, result = model_bench.run("rejection-sample", [prompts, *models(model_bench)], **SHORT, samplesPerPrompt=2)
@@ -83,7 +83,7 @@ def test_a_reward_that_is_no_number_fails_the_stage(model_bench: Workshop, monke
     assert result.message == "reward model reward gave a reward that is no finite number"
 
 
-def test_stages_without_a_reward_model_or_prompts_are_refused(model_bench: Workshop) -> None:
+def test_stages_without_a_reward_model_or_prompts_are_refused(model_bench: Workbench) -> None:
     policy, reward = models(model_bench)
     code, result = model_bench.run("rejection-sample", [policy, reward])
     assert (code, result.message) == (78, "stage rejection-sample has no prompts; stage curate leaves them")
@@ -114,7 +114,7 @@ def test_an_accepted_row_says_nothing_about_the_reply_that_it_replaced() -> None
 
 
 @pytest.mark.training
-def test_replies_are_drawn_for_each_prompt_whatever_the_batch(model_bench: Workshop) -> None:
+def test_replies_are_drawn_for_each_prompt_whatever_the_batch(model_bench: Workbench) -> None:
     folder = model_bench.claim / "models/one"
     policy, tokenizer = load_policy(folder), load_tokenizer(folder)
     prompts = [[{"role": "user", "content": "word " * n}] for n in (1, 40, 3)]
@@ -127,7 +127,7 @@ def test_replies_are_drawn_for_each_prompt_whatever_the_batch(model_bench: Works
 
 
 @pytest.mark.training
-def test_likelihoods_do_not_depend_on_the_batch(model_bench: Workshop) -> None:
+def test_likelihoods_do_not_depend_on_the_batch(model_bench: Workbench) -> None:
     folder = model_bench.claim / "models/one"
     policy, tokenizer = load_policy(folder), load_tokenizer(folder)
     rows = [row["messages"] for row in tiny_data.traffic(6)]
@@ -141,7 +141,7 @@ def test_likelihoods_do_not_depend_on_the_batch(model_bench: Workshop) -> None:
 
 
 @pytest.fixture(scope="module")
-def evaluated(model_bench: Workshop) -> StageResult:
+def evaluated(model_bench: Workbench) -> StageResult:
     rows = model_bench.input("evaluation", model_bench.data("evaluation", tiny_data.traffic(24)))
     baseline = model_bench.input("baseline", "pvc://lab/models/other")
     code, result = model_bench.run("evaluate", [rows, *models(model_bench), baseline], **SHORT, bootstrapSamples=200)
@@ -150,7 +150,9 @@ def evaluated(model_bench: Workshop) -> StageResult:
 
 
 @pytest.mark.training
-def test_all_metrics_come_with_intervals_and_the_number_of_users(model_bench: Workshop, evaluated: StageResult) -> None:
+def test_all_metrics_come_with_intervals_and_the_number_of_users(
+    model_bench: Workbench, evaluated: StageResult
+) -> None:
     metrics = evaluated.metrics
     assert set(metrics) == set(REPORTED_BY[Stage.EVALUATE])
     for name, m in metrics.items():
@@ -172,7 +174,7 @@ def test_all_metrics_come_with_intervals_and_the_number_of_users(model_bench: Wo
 
 
 @pytest.mark.training
-def test_a_model_against_itself_ties_everywhere(model_bench: Workshop) -> None:
+def test_a_model_against_itself_ties_everywhere(model_bench: Workbench) -> None:
     rows = model_bench.input("evaluation", model_bench.data("users", tiny_data.traffic(6, origin="User")))
     nameless = [{"messages": row["messages"]} for row in tiny_data.traffic(5)]
     general = model_bench.input("general", model_bench.data("general", nameless))

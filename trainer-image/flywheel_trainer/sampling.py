@@ -31,11 +31,11 @@ def sample_replies(
     encoded = [_encoded(tokenizer, prompt, params.max_prompt_tokens) for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda i: (-len(encoded[i]), i))
     replies: list[list[str]] = [[] for _ in prompts]
-    config = _generation_config(model, tokenizer, params)
     torch.manual_seed(seed)
     batches = list(_batches(order, count, params.batch_size))
     for done, (members, each) in enumerate(batches, start=1):
-        texts = _generate(model, tokenizer, [encoded[i] for i in members], config, each)
+        config = _generation_config(model, tokenizer, params, each)
+        texts = _generate(model, tokenizer, [encoded[i] for i in members], config)
         for position, index in enumerate(members):
             replies[index].extend(texts[position * each : (position + 1) * each])
         report(done / len(batches))
@@ -60,7 +60,7 @@ def _batches(order: Sequence[int], count: int, size: int) -> Iterator[tuple[list
 
 
 def _generation_config(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, params: SamplingParams
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, params: SamplingParams, each: int
 ) -> GenerationConfig:
     own = model.generation_config.eos_token_id if model.generation_config is not None else None
     ends = own if isinstance(own, list) else [own]
@@ -72,6 +72,7 @@ def _generation_config(
         # A model that was saved in training may have it switched off.
         use_cache=True,
         max_new_tokens=params.max_new_tokens,
+        num_return_sequences=each,
         eos_token_id=sorted({i for i in (*ends, tokenizer.eos_token_id) if i is not None}),
         pad_token_id=tokenizer.pad_token_id,
     )
@@ -83,10 +84,9 @@ def _generate(
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[list[int]],
     config: GenerationConfig,
-    each: int,
 ) -> list[str]:
     ids, mask = left_padded(prompts, int(tokenizer.pad_token_id), model.device)
-    generated = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, num_return_sequences=each)
+    generated = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
     texts = tokenizer.batch_decode(generated[:, ids.shape[1] :], skip_special_tokens=True)
     return [str(text).strip() for text in texts]
 
