@@ -8,6 +8,7 @@ other.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from functools import cache
 from pathlib import Path
@@ -65,13 +66,18 @@ def server(group: str, name: str) -> Path:
     return folder / "cgroup.procs"
 
 
+def _tree(top: Path) -> list[Path]:
+    """List a cgroup and all below it, the deepest first; os.walk passes over what goes away meanwhile."""
+    return [Path(folder) for folder, _, _ in os.walk(top, topdown=False)]
+
+
 def members(group: str) -> set[int]:
     """List the pids in a cgroup and all its children, in every hierarchy."""
     pids: set[int] = set()
     for place in hierarchies():
-        for file in (place / group).rglob("cgroup.procs"):
+        for folder in _tree(place / group):
             with contextlib.suppress(OSError):  # the cgroup went away meanwhile
-                pids.update(int(line) for line in file.read_text().split())
+                pids.update(int(line) for line in (folder / "cgroup.procs").read_text().split())
     return pids
 
 
@@ -85,8 +91,7 @@ def remove(group: str) -> None:
     while True:
         left = [place / group for place in hierarchies() if (place / group).exists()]
         for top in left:
-            folders = sorted((f for f in top.rglob("*") if f.is_dir()), key=lambda f: len(f.parts), reverse=True)
-            for folder in [*folders, top]:
+            for folder in _tree(top):
                 with contextlib.suppress(OSError):  # busy until the kernel has reaped its last process
                     folder.rmdir()
         left = [top for top in left if top.exists()]

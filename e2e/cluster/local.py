@@ -62,6 +62,11 @@ class Cluster:
         """Kubeconfig for use from outside the cluster's network namespace; there while the cluster is up."""
         return self.layout.kubeconfig
 
+    @property
+    def logs(self) -> Path:
+        """Folder with one log per server."""
+        return self.layout.logs
+
     @cached_property
     def tools(self) -> toolchain.Tools:
         """The programs that were built for the cluster: `.kubectl` and `.helm` among them. Built if need be."""

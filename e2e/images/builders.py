@@ -113,6 +113,7 @@ class Buildah:
     def _build(self, recipe: Recipe, image: str, arguments: dict[str, str]) -> None:
         self._say(f"building {image}")
         began = time.monotonic()
+        self._run("rm", "--all")  # what a build that was killed left behind; we hold the lock
         with tempfile.TemporaryDirectory(dir=self.home) as scratch:
             context = Path(scratch) / "context"
             context.mkdir()
