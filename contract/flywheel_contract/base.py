@@ -19,8 +19,24 @@ class Record(BaseModel):
     )
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object, camelCase, without the fields that are None."""
-        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        """The JSON object, camelCase, without the fields that are None, unless None is not what leaving them out says."""
+        pruned: dict[str, Any] = _pruned(self, self.model_dump(mode="json", by_alias=True))
+        return pruned
+
+
+def _pruned(value: Any, dumped: Any) -> Any:  # noqa: ANN401 -- any part of a record, and what it was dumped to
+    if isinstance(value, BaseModel):
+        keys = {name: field.alias or name for name, field in type(value).model_fields.items()}
+        return {
+            key: _pruned(getattr(value, name), dumped[key])
+            for name, key in keys.items()
+            if getattr(value, name) is not None or type(value).model_fields[name].default is not None
+        }
+    if isinstance(value, list):
+        return [_pruned(v, d) for v, d in zip(value, dumped, strict=True)]
+    if isinstance(value, dict):
+        return {k: _pruned(v, d) for v, (k, d) in zip(value.values(), dumped.items(), strict=True)}
+    return dumped
 
 
 def digest_of(value: Any) -> str:  # noqa: ANN401 -- any JSON value
