@@ -1,0 +1,111 @@
+"""Gates: bounds exactly met, what was not measured, and the two launches of the paper."""
+
+import pytest
+
+from flywheel_contract.manifest import Measurement
+from flywheel_contract.metric_names import Metric
+from flywheel_operator.decide.gates import (
+    GENERATION_GATES,
+    REWARD_MODEL_GATES,
+    describe_failures,
+    evaluate_gates,
+    passed,
+    rules_in_force,
+)
+from flywheel_operator.model.common import GateRule, GatesSpec
+from flywheel_operator.model.generation import GENERATION_METRICS
+from flywheel_operator.model.reward_model import REWARD_MODEL_METRICS
+from tests.unit.build import HEALTHY, OVERFITTED
+
+
+def rule(**fields: object) -> GateRule:
+    return GateRule.model_validate({"name": "gate", "metric": "winRate", **fields})
+
+
+def measured(value: float, low: float | None = None, high: float | None = None, n: int | None = 100) -> Measurement:
+    return Measurement(value=value, low=low, high=high, n=n)
+
+
+@pytest.mark.parametrize(
+    ("gate", "measurement", "verdict", "said"),
+    [
+        # Exactly on the bound keeps it; beyond it by the smallest step does not.
+        (rule(min=0.5), measured(0.6, 0.5, 0.7), "Passed", "winRate 0.6 [0.5, 0.7], n=100: is >= 0.5 at its low end"),
+        (rule(min=0.5), measured(0.6, 0.4999, 0.7), "Failed", "is not >= 0.5 at its low end"),
+        (rule(max=0.7), measured(0.6, 0.5, 0.7), "Passed", "is <= 0.7 at its high end"),
+        (rule(max=0.7), measured(0.6, 0.5, 0.7001), "Failed", "is not <= 0.7 at its high end"),
+        (rule(min=0.5, max=0.7), measured(0.6, 0.5, 0.7), "Passed", "is >= 0.5 at its low end and <= 0.7 at its high"),
+        (rule(min=0.5, max=0.7), measured(0.6, 0.5, 0.71), "Failed", "0.71"),
+        (rule(min=0.5, max=0.7), measured(0.6, 0.49, 0.7), "Failed", "0.49"),
+        (rule(max=0.65, compare="Estimate"), measured(0.65, 0.5, 0.9), "Passed", "is <= 0.65"),
+        (rule(max=0.65, compare="Estimate"), measured(0.651), "Failed", "winRate 0.651, n=100: is not <= 0.65"),
+        (rule(min=0.5, compare="Estimate"), measured(0.5), "Passed", "is >= 0.5"),
+        # Too few, or nobody knows how many.
+        (rule(min=0.5), measured(0.9, 0.8, 1.0, n=49), "NotMeasured", "needs at least 50 samples"),
+        (rule(min=0.5), measured(0.9, 0.8, 1.0, n=50), "Passed", "n=50"),
+        (rule(min=0.5), measured(0.9, 0.8, 1.0, n=None), "NotMeasured", "needs at least 50 samples"),
+        (rule(min=0.5, minSamples=0), measured(0.9, 0.8, 1.0, n=None), "Passed", "[0.8, 1]"),
+        # No interval, or half of one.
+        (rule(min=0.5), measured(0.9), "NotMeasured", "has no interval"),
+        (rule(min=0.5), measured(0.9, None, 0.95), "NotMeasured", "has no interval"),
+        (rule(max=0.95), measured(0.9, 0.85, None), "NotMeasured", "has no interval"),
+        (rule(min=0.5), measured(0.9, 0.85, None), "Passed", "winRate 0.9, n=100"),
+    ],
+)
+def test_one_gate(gate: GateRule, measurement: Measurement, verdict: str, said: str) -> None:
+    [status] = evaluate_gates([gate], {"winRate": measurement})
+    assert status.verdict == verdict
+    assert said in status.message
+    assert passed([status]) is (verdict == "Passed")
+    assert (status.value, status.low, status.high, status.n) == (
+        measurement.value, measurement.low, measurement.high, measurement.n,
+    )  # fmt: skip
+
+
+def test_what_was_not_measured_did_not_pass() -> None:
+    [status] = evaluate_gates([rule(min=0.5)], {})
+    assert (status.verdict, status.value) == ("NotMeasured", None)
+    assert not passed([status])
+    assert describe_failures([status]) == "gate: winRate was not measured, so it cannot be >= 0.5 at its low end"
+
+
+def test_the_healthy_launch_passes_the_default_gates() -> None:
+    gates = evaluate_gates(GENERATION_GATES, HEALTHY)
+    assert describe_failures(gates) == ""
+    assert passed(gates)
+
+
+def test_the_launch_that_lost_online_is_stopped_by_the_guard() -> None:
+    gates = evaluate_gates(GENERATION_GATES, OVERFITTED)
+    assert {g.name for g in gates if g.verdict == "Failed"} == {"win-rate-ceiling-user", "win-rate-gap"}
+    assert "winRateUser 0.707" in describe_failures(gates)
+    assert "winRateGap 0.27" in describe_failures(gates)
+
+
+def test_a_healthy_win_rate_alone_is_no_pass() -> None:
+    """Each default gate needs its own metric: leaving any one out stops the launch."""
+    for metric in HEALTHY:
+        gates = evaluate_gates(GENERATION_GATES, {m: v for m, v in HEALTHY.items() if m is not metric})
+        assert [g.verdict for g in gates if g.verdict != "Passed"] == ["NotMeasured"], metric
+
+
+def test_a_win_rate_whose_interval_holds_one_half_is_not_better() -> None:
+    gates = evaluate_gates(GENERATION_GATES, HEALTHY | {Metric.WIN_RATE: measured(0.53, 0.49, 0.57, n=600)})
+    assert [g.name for g in gates if g.verdict == "Failed"] == ["win-rate"]
+
+
+def test_the_users_gates_are_added_or_take_the_place_of_a_default() -> None:
+    mine = [rule(name="mine", min=0.1), rule(name="perplexity", metric="perplexity", max=40)]
+    names = [r.name for r in rules_in_force(GatesSpec(rules=mine), GENERATION_GATES)]
+    assert names == [*(g.name for g in GENERATION_GATES), "mine"]
+    in_force = {r.name: r for r in rules_in_force(GatesSpec(rules=mine), GENERATION_GATES)}
+    assert in_force["perplexity"].metric is Metric.PERPLEXITY
+    assert rules_in_force(GatesSpec(defaults="Disabled", rules=mine), GENERATION_GATES) == mine
+    assert rules_in_force(GatesSpec(defaults="Disabled"), GENERATION_GATES) == []
+    assert passed([])
+
+
+def test_default_gates_name_what_their_stages_report() -> None:
+    assert {g.metric.value for g in GENERATION_GATES} <= set(GENERATION_METRICS)
+    assert {g.metric.value for g in REWARD_MODEL_GATES} <= set(REWARD_MODEL_METRICS)
+    assert len({g.name for g in GENERATION_GATES}) == len(GENERATION_GATES)
