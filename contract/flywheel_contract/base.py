@@ -19,7 +19,7 @@ class Record(BaseModel):
     )
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object, camelCase, without the fields that are None, unless None is not what leaving them out says."""
+        """The JSON object, camelCase, without the fields that are None, where that is what leaving them out says."""
         pruned: dict[str, Any] = _pruned(self, self.model_dump(mode="json", by_alias=True))
         return pruned
 
