@@ -44,11 +44,11 @@ def test_what_a_restart_would_mend(vitals: health.Vitals) -> None:
     sick = replace(
         vitals, oldest_seconds=lambda: 301.0, longest_pass_seconds=lambda: 400.0, leading_since=0.0, last_resync=10.0
     )
-    assert health.complaints(sick, Candidate(seconds=31)) == [
+    assert health.complaints(sick, Candidate(seconds=41)) == [
         "the oldest item has been queued for 301 s",
         "a pass has been running for 400 s",
         "the last resync was 990 s ago",
-        "the lease was last renewed 31 s ago",
+        "the lease was last renewed 41 s ago",
     ]
 
 

@@ -297,5 +297,5 @@ def test_an_outage(start: Callable[[], Process], kubectl: Any, wire: Wire) -> No
     assert operator.leads()
     # A long one: the lease cannot be held, and another replica may lead. Not one write more.
     wire.cut()
-    assert operator.popen.wait(20) == 1
+    assert operator.popen.wait(30) == 1
     assert any("lost the lease" in line["message"] for line in operator.lines())

@@ -21,11 +21,12 @@ from flywheel_operator.kube.errors import KubeError, UnavailableError
 from flywheel_operator.kube.resources import LEASE, Raw
 
 # The last renewal that can succeed begins RETRY + RENEW seconds after the one before and takes two requests at most:
-# 2 + 6 + 2 * 3 = 14 seconds. A leader that cannot renew has stopped before its lease ends at 15.
-LEASE_SECONDS: Final = 15
-RENEW_SECONDS: Final = 6
+# 2 + 9 + 2 * 4 = 19 seconds. A leader that cannot renew has stopped before its lease ends at 20. On the small machines
+# that we test on, training and API server share two cores: the usual 15 seconds would leave too little for a request.
+LEASE_SECONDS: Final = 20
+RENEW_SECONDS: Final = 9
 RETRY_SECONDS: Final = 2
-REQUEST_SECONDS: Final = 3
+REQUEST_SECONDS: Final = 4
 
 AnswerT = TypeVar("AnswerT")
 
