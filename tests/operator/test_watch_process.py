@@ -19,7 +19,14 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from pydantic import TypeAdapter
 
+from flywheel_contract.manifest import MANIFEST_NAME, Measurement
+from flywheel_contract.metric_names import Metric
+from flywheel_contract.stage_result import Reason, StageResult
+from flywheel_contract.stage_spec import StageSpec, stage_uri
+from flywheel_contract.stages import Stage
+from flywheel_contract.uris import join_uri
 from flywheel_operator.watch.leader import RETRY_SECONDS
 from tests.operator.kube_objects import Raw, generation_raw, reward_model_raw
 
@@ -299,3 +306,77 @@ def test_an_outage(start: Callable[[], Process], kubectl: Any, wire: Wire) -> No
     wire.cut()
     assert operator.popen.wait(30) == 1
     assert any("lost the lease" in line["message"] for line in operator.lines())
+
+
+DIGEST = "sha256:" + "1" * 64
+
+
+def finish(kubectl: Any, stage: str, result: StageResult, code: int = 0) -> None:
+    """Plays the kubelet: the stage's pod ends with `result`; the Job controller does the rest."""
+
+    def pod() -> Raw | None:
+        found = kubectl.json("get", "pods", "-l", f"characterflywheel.dev/stage={stage}")["items"]
+        return next((p for p in found if p["status"]["phase"] == "Pending"), None)
+
+    until(pod)
+    name = (pod() or {})["metadata"]["name"]
+    reason = "Error" if code else "Completed"
+    ended = {"exitCode": code, "reason": reason, "message": result.to_termination_message()}
+    container = {"name": "stage", "state": {"terminated": ended}, "image": "i", "imageID": "", "ready": False}
+    status = {"phase": "Failed" if code else "Succeeded", "containerStatuses": [container | {"restartCount": 0}]}
+    kubectl.set_status("pod", name, status)
+
+
+def stage_spec(kubectl: Any, stage: str) -> Raw:
+    """The StageSpec that the stage's ConfigMap holds."""
+
+    def found() -> list[Raw]:
+        return list(kubectl.json("get", "configmaps", "-l", f"characterflywheel.dev/stage={stage}")["items"])
+
+    until(found)
+    return dict(json.loads(found()[0]["data"]["stage.json"]))
+
+
+def test_a_reward_model_from_its_creation_to_ready(start: Callable[[], Process], kubectl: Any) -> None:
+    operator = start()
+    until(operator.leads)
+    kubectl.apply(reward_model_raw())
+    digests = {i["name"]: DIGEST for i in stage_spec(kubectl, "resolve")["inputs"]}
+    finish(kubectl, "resolve", StageResult(stage=Stage.RESOLVE, reason=Reason.SUCCEEDED, outputs=digests))
+    spec = stage_spec(kubectl, "reward-model")
+    # Killed between two stages; the next one goes on.
+    operator.end(signal.SIGKILL)
+    kubectl("patch", "lease", "flywheel-operator", "--type=merge", "-p", '{"spec":{"holderIdentity":""}}')
+    operator = start()
+    measured = Measurement(value=0.8, low=0.7, high=0.9, n=200)
+    trained = StageResult(
+        stage=Stage.REWARD_MODEL,
+        reason=Reason.SUCCEEDED,
+        manifest_uri=join_uri(stage_uri(TypeAdapter(StageSpec).validate_python(spec)), MANIFEST_NAME),
+        manifest_digest=DIGEST,
+        outputs={"model": DIGEST},
+        metrics={
+            Metric.REWARD_ACCURACY: measured,
+            Metric.REWARD_ACCURACY_INTERNAL: measured,
+            Metric.REWARD_ACCURACY_USER: measured,
+        },
+    )
+    finish(kubectl, "reward-model", trained)
+    until(lambda: status_of(kubectl, "rm", "rm1").get("phase") == "Ready", 40)
+    status = status_of(kubectl, "rm", "rm1")
+    assert status["model"]["digest"] == DIGEST
+    assert {g["verdict"] for g in status["gates"]} == {"Passed"}
+    assert {s["attempts"] for s in status["stages"]} == {1}
+    assert 'flywheel_reward_model_phase{name="rm1"' in operator.page("/metrics")[1]
+
+
+def test_the_users_mistake_fails_at_once_in_the_trainers_own_words(start: Callable[[], Process], kubectl: Any) -> None:
+    operator = start()
+    until(operator.leads)
+    kubectl.apply(reward_model_raw())
+    stage_spec(kubectl, "resolve")
+    sentence = "pvc://data/pairs.jsonl, line 7: no JSON"
+    finish(kubectl, "resolve", StageResult(stage=Stage.RESOLVE, reason=Reason.INVALID_DATA, message=sentence), 65)
+    until(lambda: status_of(kubectl, "rm", "rm1").get("phase") == "Failed", 40)
+    assert sentence in json.dumps(status_of(kubectl, "rm", "rm1")["conditions"])
+    assert len(kubectl.json("get", "jobs")["items"]) == 1
