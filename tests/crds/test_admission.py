@@ -101,6 +101,12 @@ GENERATION_MISTAKES = [
         "add recipe.rejectionSampling or data.preferences",
         {"recipe": {"rejectionSampling": None, "rl": None}},
     ),
+    Mistake(
+        "a group of replies that no batch holds",
+        "spec.recipe.rl.numGenerations",
+        "must be a multiple of numGenerations",
+        {"recipe": {"rl": {"batchSize": 6, "numGenerations": 4}}},
+    ),
     Mistake("rl without rewards", "spec.rewards", "name at least one RewardModel", {"rewards": []}),
     Mistake(
         "outputs that climb out",

@@ -147,7 +147,12 @@ class RecipeSpec(Record):
             cel(
                 "has(self.sft) || has(self.dpo) || has(self.rl)",
                 "the recipe trains nothing: set at least one of sft, dpo and rl",
-            )
+            ),
+            cel(
+                "!has(self.rl) || self.rl.batchSize * self.rl.gradientAccumulationSteps % self.rl.numGenerations == 0",
+                "rl: batchSize times gradientAccumulationSteps must be a multiple of numGenerations",
+                ".rl.numGenerations",
+            ),
         )
     )
     rejection_sampling: RejectionSampleParams | None = Field(
