@@ -1,5 +1,6 @@
 """The base of every record on the wire: camelCase keys, nothing unknown, nothing changed after parsing."""
 
+import functools
 import hashlib
 import json
 from typing import Annotated, Any
@@ -26,17 +27,22 @@ class Record(BaseModel):
 
 def _pruned(value: Any, dumped: Any) -> Any:  # noqa: ANN401 -- any part of a record, and what it was dumped to
     if isinstance(value, BaseModel):
-        keys = {name: field.alias or name for name, field in type(value).model_fields.items()}
         return {
-            key: _pruned(getattr(value, name), dumped[key])
-            for name, key in keys.items()
-            if getattr(value, name) is not None or type(value).model_fields[name].default is not None
+            key: _pruned(inner, dumped[key])
+            for name, key, telling in _keys(type(value))
+            if (inner := getattr(value, name)) is not None or telling
         }
     if isinstance(value, list):
         return [_pruned(v, d) for v, d in zip(value, dumped, strict=True)]
     if isinstance(value, dict):
         return {k: _pruned(v, d) for v, (k, d) in zip(value.values(), dumped.items(), strict=True)}
     return dumped
+
+
+@functools.cache
+def _keys(model: type[BaseModel]) -> tuple[tuple[str, str, bool], ...]:
+    """Name, key in JSON, and whether None says something else than the default, of each field."""
+    return tuple((name, field.alias or name, field.default is not None) for name, field in model.model_fields.items())
 
 
 def digest_of(value: Any) -> str:  # noqa: ANN401 -- any JSON value

@@ -1,20 +1,19 @@
 """Names that would break Python itself."""
 
+import os
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-SKIPPED = {".venv", ".git", "node_modules", "__pycache__"}
 
 
 def python_files() -> list[Path]:
     found = []
-    for path in sorted(ROOT.glob("*/**/*.py")):
-        relative = path.relative_to(ROOT)
+    for folder, names, files in os.walk(ROOT):
         # Virtual environments and caches of whoever works here begin with a dot.
-        if not any(part in SKIPPED or part.startswith(".") or part == "site-packages" for part in relative.parts):
-            found.append(relative)
-    return found
+        names[:] = [n for n in names if not n.startswith((".", "__pycache__")) and n != "site-packages"]
+        found += [Path(folder, f).relative_to(ROOT) for f in files if f.endswith(".py")]
+    return sorted(found)
 
 
 def test_the_folder_operator_is_no_package_and_holds_no_tests() -> None:

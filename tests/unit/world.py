@@ -2,6 +2,7 @@
 invariants that nothing may ever break, checked at every write."""
 
 import copy
+import functools
 import json
 import random
 from collections.abc import Iterator
@@ -53,6 +54,16 @@ LIVE = (JobState.SUSPENDED, JobState.PENDING, JobState.RUNNING)
 _SPEC: TypeAdapter[Any] = TypeAdapter(StageSpec)
 
 
+@functools.lru_cache(64)
+def _generation(text: str) -> Generation:
+    return Generation.model_validate_json(text)
+
+
+@functools.lru_cache(64)
+def _reward_model(text: str) -> RewardModel:
+    return RewardModel.model_validate_json(text)
+
+
 class CutError(Exception):
     """The operator died, or the API server refused: the pass ends here."""
 
@@ -91,10 +102,10 @@ class World:
     # ------------------------------------------------------------------ looking
 
     def generation(self, name: str) -> Generation:
-        return Generation.model_validate(self.generations[name])
+        return _generation(json.dumps(self.generations[name]))
 
     def reward_model(self, name: str) -> RewardModel:
-        return RewardModel.model_validate(self.reward_models[name])
+        return _reward_model(json.dumps(self.reward_models[name]))
 
     def record(self, lineage: str = "luna") -> ProductionRecord | None:
         if lineage not in self.services:
@@ -205,7 +216,8 @@ class World:
             yield lambda m=manifest: self._apply(m)
         if plan.switch is not None:
             yield lambda: self._switch(metadata["name"], plan.switch)
-        if plan.status.to_json() != raw.get("status", {}):
+        parsed = _generation if raw["kind"] == "Generation" else _reward_model
+        if plan.status != parsed(json.dumps(raw)).status:
             yield lambda: self._write_status(raw, plan.status)
         for ref in plan.delete:
             yield lambda r=ref: self._delete(r)
@@ -309,21 +321,21 @@ class World:
         terminal: frozenset[Any]
         table: dict[Any, frozenset[Any]]
         if raw["kind"] == "Generation":
-            before, terminal, table = Generation.model_validate(raw).status, TERMINAL, TRANSITIONS
+            before, terminal, table = _generation(json.dumps(raw)).status, TERMINAL, TRANSITIONS
             if before.phase in TERMINAL:
                 assert status.verdict == before.verdict
                 assert status.completion_time == before.completion_time
             budget = raw["spec"].get("retryPolicy", {}).get("maxRetries", 3)
         else:
             before, terminal, table = (
-                RewardModel.model_validate(raw).status, REWARD_MODEL_TERMINAL, REWARD_MODEL_TRANSITIONS,
+                _reward_model(json.dumps(raw)).status, REWARD_MODEL_TERMINAL, REWARD_MODEL_TRANSITIONS,
             )  # fmt: skip
             budget = 3
         assert status.phase in table[before.phase], f"{before.phase} -> {status.phase}"
         assert (status.completion_time is not None) == (status.phase in terminal)
         for stage in status.stages:
             assert stage.failures <= budget + (stage.state is StageState.FAILED)
-        raw["status"] = json.loads(json.dumps(status.to_json()))
+        raw["status"] = status.to_json()
 
     def _delete(self, ref: Ref) -> None:
         if ref.kind == "Job":

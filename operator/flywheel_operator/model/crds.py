@@ -247,14 +247,16 @@ def documents() -> dict[str, str]:
     }
 
 
-def main() -> int:
+def main(given: list[str]) -> int:
+    """Writes the files, or with --check says which are not up to date."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--check", action="store_true", help="write nothing; fail where a file differs")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
+    wanted = documents()
     stale = [
         name
-        for name, text in documents().items()
+        for name, text in wanted.items()
         if not (arguments.folder / name).exists() or (arguments.folder / name).read_text() != text
     ]
     if arguments.check:
@@ -263,9 +265,9 @@ def main() -> int:
         return 1 if stale else 0
     arguments.folder.mkdir(parents=True, exist_ok=True)
     for name in stale:
-        (arguments.folder / name).write_text(documents()[name])
+        (arguments.folder / name).write_text(wanted[name])
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
