@@ -130,10 +130,11 @@ class Api:
         return _stripped(await _answer(call, f"apply {_label(manifest)}{' status' if status else ''}"))
 
     async def delete(self, kind: Kind, namespace: str | None, name: str) -> None:
-        """Deletes in the background; absent is fine."""
+        """Deletes; absent is fine. A Job stays until its pods are gone, so that one that is still saving shows."""
+        policy = "Foreground" if kind.kind == "Job" else "Background"
         with contextlib.suppress(NotFoundError):
             call = self._dynamic.delete(
-                self._resource(kind), name=name, namespace=namespace, propagation_policy="Background", **_PLAIN
+                self._resource(kind), name=name, namespace=namespace, propagation_policy=policy, **_PLAIN
             )
             await _answer(call, f"delete {kind.kind} {namespace or ''}/{name}")
 

@@ -58,7 +58,7 @@ class Plan(Generic[StatusT]):
     switch: SwitchProduction | None = None
     # Here the status is written, if it changed.
     delete: tuple[Ref, ...] = ()
-    """Deleted with background propagation; absent is fine."""
+    """Deleted; absent is fine."""
     remove_finalizer: str | None = None
     events: tuple[Event, ...] = ()
     wake: tuple[str, ...] = ()
