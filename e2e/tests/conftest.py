@@ -8,7 +8,7 @@ import pytest
 from e2e.images.targets import choose
 from e2e.world.world import World, bring_up
 
-CLUSTER = "flywheel-test"
+CLUSTER = os.environ.get("FLYWHEEL_TEST_CLUSTER", "flywheel-test")
 NAMESPACE = "flywheel-e2e"
 
 

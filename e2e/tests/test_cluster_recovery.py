@@ -158,6 +158,7 @@ def test_a_stale_socket(cluster: Cluster) -> None:
 
 
 def test_the_record_is_lost(cluster: Cluster) -> None:
+    """Also when a lower slot has become free meanwhile: certificates and etcd hold the old addresses."""
     cluster.layout.record.unlink()
     cluster.up()
     whole(cluster)
