@@ -46,7 +46,7 @@ def server(model_bench: Workbench, tmp_path: Path) -> Iterator[tuple[subprocess.
         [*command, "--name", "luna-1", "--port", str(port)], env=environment, stderr=log, stdout=log
     )
     try:
-        until = time.monotonic() + 180
+        until = time.monotonic() + 400
         while probe.main(["--port", str(port), "--timeout", "60"]) != 0:
             assert process.poll() is None, (tmp_path / "log").read_text()
             assert time.monotonic() < until, (tmp_path / "log").read_text()
