@@ -6,7 +6,7 @@ import os
 import subprocess
 import time
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from e2e.cluster import (
@@ -84,7 +84,7 @@ class Cluster:
         began = time.monotonic()
         with toolchain.locked(self.layout.lock):
             self._claim()
-            record, addresses = addresses_for(self.name, Record.load(self.layout.record))
+            record, addresses = addresses_for(self.layout)
             if self._mend(record, addresses, tools):
                 self._say(f"cluster {self.name} is up already")
                 return
@@ -97,7 +97,7 @@ class Cluster:
             servers.make_certificates(self.layout, addresses)
             servers.write_configuration(self.layout, addresses, record.api_port)
             all_servers = servers.everything(self.layout, addresses, tools, record.api_port)
-            self._start_in_order(all_servers, record, addresses, patience=PATIENCE)
+            self._start_in_order(all_servers, record, addresses)
         self._say(f"cluster {self.name} is up after {time.monotonic() - began:.0f} s")
 
     def down(self) -> None:
@@ -165,7 +165,7 @@ class Cluster:
             process = record.processes.get("registry")
             if process is None or not process.alive:
                 self._start([registry.server(self.layout, binary)], record)
-        self._wait_for("the registry", self._registry_answers, "registry", 30)
+        self._wait_for("the registry", self._registry_answers, "registry")
 
     def pull(self, source: str, image: str) -> None:
         """Have containerd pull an image from the registry inside, and call it by another name.
@@ -203,7 +203,7 @@ class Cluster:
         if gone:
             self._say(f"starting again: {', '.join(server.name for server in gone)}")
         try:
-            self._start_in_order(gone, record, addresses, patience=30)
+            self._start_in_order(gone, record, addresses)
         except ClusterError as error:
             self._say(f"{error}; starting afresh")
             return False
@@ -221,7 +221,7 @@ class Cluster:
             )
             record.save(self.layout.record)
 
-    def _start_in_order(self, wanted: Sequence[Server], record: Record, addresses: Addresses, patience: float) -> None:
+    def _start_in_order(self, wanted: Sequence[Server], record: Record, addresses: Addresses) -> None:
         """Start servers, wait for the API between those it needs and those that need it, and for the node at the end.
 
         Raises:
@@ -229,20 +229,20 @@ class Cluster:
         """
         self._start([server for server in wanted if server.name in servers.BEFORE_API], record)
         self._load_base_images()
-        self._wait_for("the API server", self._api_ready, "kube-apiserver", patience)
+        self._wait_for("the API server", self._api_ready, "kube-apiserver")
         since = time.time() if any(server.name == "kubelet" for server in wanted) else 0.0
         # Not before: the controller-manager gives up when it may not read its own configuration yet.
         self._start([server for server in wanted if server.name not in servers.BEFORE_API], record)
         api = Api.of(self.kubeconfig)
         for manifest in [*addons.storage(), *addons.dns(addresses)]:
-            api.apply(manifest)
-        self._wait_for("the node", lambda: self._node_ready(since), "kubelet", patience)
+            self._wait_for("the API server", partial(self._applied, api, manifest), "kube-apiserver")
+        self._wait_for("the node", lambda: self._node_ready(since), "kubelet")
         for name, process in record.processes.items():
             if not process.alive and name != "registry":  # that one is started when an image is loaded
                 raise ClusterError(f"{name} ended; its last words: {self._last_words(name)}")
 
     def _load_base_images(self) -> None:
-        self._wait_for("containerd", self._containerd_answers, "containerd", PATIENCE)
+        self._wait_for("containerd", self._containerd_answers, "containerd")
         there = self.images()
         for image, program in BASE_IMAGES.items():
             if image not in there:
@@ -250,6 +250,14 @@ class Cluster:
                 archive.write(file, image=image, binary=self.tools.images / program)
                 self.load_archive(file)
                 file.unlink()
+
+    @staticmethod
+    def _applied(api: Api, manifest: Json) -> bool:
+        try:
+            api.apply(manifest)
+        except OSError:  # it was busy for ten seconds: no reason to start everything afresh
+            return False
+        return True
 
     def _api_ready(self) -> bool:
         return self.kubeconfig.exists() and Api.of(self.kubeconfig).ready()
@@ -281,7 +289,7 @@ class Cluster:
                 return datetime.fromisoformat(condition["lastHeartbeatTime"]).timestamp() >= int(since)
         return False
 
-    def _wait_for(self, what: str, there: Callable[[], bool], server: str, patience: float) -> None:
+    def _wait_for(self, what: str, there: Callable[[], bool], server: str, patience: float = PATIENCE) -> None:
         deadline = time.monotonic() + patience
         while not there():
             record = Record.load(self.layout.record)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from e2e.cluster.errors import CannotRunError
-from e2e.cluster.layout import SLOTS, Addresses, state_home
+from e2e.cluster.layout import SLOTS, Addresses
 from e2e.cluster.processes import Process
+from e2e.cluster.toolchain import locked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
     from pathlib import Path
+
+    from e2e.cluster.layout import Layout
 
 
 @dataclass
@@ -55,11 +57,13 @@ def free_slot(taken: Iterable[int]) -> int:
     raise CannotRunError(f"{SLOTS} clusters exist already: take one down first.")
 
 
-def taken_slots(environment: Mapping[str, str], but: str) -> set[int]:
-    """List the slots of all clusters but one."""
-    folders = (state_home(environment) / "clusters").glob("*/cluster.json")
-    records = (Record.load(file) for file in folders if file.parent.name != but)
-    return {record.slot for record in records if record is not None}
+def slot_of(folder: Path) -> int | None:
+    """Read a cluster's slot. It has a file of its own: certificates and etcd hold its addresses, whatever gets lost."""
+    try:
+        return int((folder / "slot").read_text())
+    except (OSError, ValueError):
+        record = Record.load(folder / "cluster.json")
+        return None if record is None else record.slot
 
 
 def free_port(wanted: int) -> int:
@@ -75,9 +79,18 @@ def free_port(wanted: int) -> int:
     raise CannotRunError("no port of 127.0.0.1 is free.")
 
 
-def addresses_for(name: str, record: Record | None) -> tuple[Record, Addresses]:
-    """Return the record to go on with, and its addresses: the old ones where there are any."""
-    if record is None:
-        slot = free_slot(taken_slots(os.environ, name))
-        record = Record(slot, Addresses(slot).api_port)
-    return record, Addresses(record.slot)
+def addresses_for(layout: Layout) -> tuple[Record, Addresses]:
+    """Return the record to go on with, and the cluster's addresses: its old ones, or else ones that no other has."""
+    clusters = layout.link.parent
+    choosing = clusters / ".slots.lock"
+    with locked(choosing):  # two clusters may be brought up at once
+        slot = slot_of(layout.root)
+        if slot is None:
+            slot = free_slot(taken for taken in map(slot_of, clusters.iterdir()) if taken is not None)
+        scratch = layout.root / "slot.new"
+        scratch.write_text(f"{slot}\n")
+        scratch.rename(layout.root / "slot")
+        choosing.unlink()
+    addresses = Addresses(slot)
+    record = Record.load(layout.record)
+    return (Record(slot, addresses.api_port) if record is None else record), addresses

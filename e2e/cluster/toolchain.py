@@ -103,11 +103,18 @@ def key(module: Path | None, commands: list[list[str]]) -> str:
 
 @contextmanager
 def locked(file: Path) -> Iterator[None]:
-    """Hold a lock file; the kernel lets go of it when we die."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+    """Hold a lock file; the kernel lets go of it when we die.
+
+    The holder may remove the file (`down` does). So whoever gets the lock looks whether the file is still the one
+    that it opened, or else begins again: two could hold two files of one name.
+    """
+    while True:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if file.exists() and file.stat().st_ino == os.fstat(handle.fileno()).st_ino:
+                yield
+                return
 
 
 def _built(say: Say, name: str, module: Path | None, commands: list[list[str]], links: tuple[str, ...] = ()) -> Path:

@@ -7,7 +7,7 @@ import pytest
 
 from e2e.cluster.errors import CannotRunError
 from e2e.cluster.layout import BENCHMARK_RANGE, MAX_ROOT, SLOTS, Addresses, Layout, cache_home, check_name, state_home
-from e2e.cluster.record import Record, free_slot
+from e2e.cluster.record import Record, addresses_for, free_slot
 
 HOME = {"HOME": "/root"}
 
@@ -74,6 +74,21 @@ def test_the_lowest_free_slot_is_taken() -> None:
     assert free_slot([0, 1, 3]) == 2
     with pytest.raises(CannotRunError, match="take one down"):
         free_slot(range(SLOTS))
+
+
+def test_a_cluster_keeps_its_slot_when_its_record_is_lost_and_a_lower_one_is_free(tmp_path: Path) -> None:
+    first, second = (Layout(name, tmp_path / name, tmp_path / name) for name in ("first", "second"))
+    for layout in (first, second):
+        layout.root.mkdir()
+    assert addresses_for(first)[1] == Addresses(0)
+    record, addresses = addresses_for(second)
+    assert addresses == Addresses(1)
+    record.save(second.record)
+    (first.root / "slot").unlink()
+    first.root.rmdir()
+    second.record.write_text("{")
+    assert addresses_for(second) == (Record(1, Addresses(1).api_port), Addresses(1))
+    assert [path.name for path in tmp_path.iterdir()] == ["second"]
 
 
 def test_a_record_survives_writing_and_reading(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -101,3 +103,22 @@ def test_the_forwarder_needs_nothing_of_the_project() -> None:
 
 def test_errors_carry_their_exit_code() -> None:
     assert (ClusterError.exit_code, CannotRunError.exit_code) == (1, 2)
+
+
+def test_a_lock_whose_file_was_removed_keeps_nobody_else_out_of_the_new_one(tmp_path: Path) -> None:
+    file = tmp_path / "folder" / "lock"
+    order: list[str] = []
+
+    def second() -> None:
+        with toolchain.locked(file):
+            order.append("second")
+            assert file.exists()
+
+    waiting = threading.Thread(target=second)
+    with toolchain.locked(file):
+        waiting.start()
+        time.sleep(0.2)
+        order.append("first")
+        file.unlink()
+    waiting.join(timeout=5)
+    assert order == ["first", "second"]
