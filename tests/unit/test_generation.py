@@ -1,0 +1,729 @@
+"""A Generation from its creation to its end, and beyond: one situation after the other."""
+
+import dataclasses
+import random
+from typing import Any
+
+import pytest
+
+from flywheel_contract.stages import Stage
+from flywheel_operator.model.names import COMMAND_ABORT, COMMAND_PROMOTE, COMMAND_RETIRE, COMMAND_ROLLBACK
+from flywheel_operator.model.names import FINALIZER_SERVING as FINALIZER
+from flywheel_operator.model.observed import JobState, JobView, ServerView
+from flywheel_operator.model.phases import Phase, StageState, Verdict
+from flywheel_operator.model.status import GenerationStatus
+from flywheel_operator.plan import generation as planner
+from flywheel_operator.plan.actions import Plan
+from tests.unit.build import generation_spec, raw_object, reward_model_spec
+from tests.unit.world import World
+
+
+class Lab(World):
+    """A world with the hands of a person in it."""
+
+    def put(self, name: str, **spec: Any) -> None:  # noqa: ANN401 -- fields of the spec
+        raw = raw_object("Generation", name, generation_spec(**spec), annotations={}, uid=f"uid-{name}-{self.now}")
+        self.generations[name] = raw
+
+    def annotate(self, name: str, command: str, value: str = "yes") -> None:
+        self.generations[name]["metadata"]["annotations"][command] = value
+
+    def change(self, name: str, **spec: Any) -> None:  # noqa: ANN401 -- fields of the spec
+        self.generations[name]["spec"] |= spec
+
+    def remove(self, name: str) -> None:
+        self.generations[name]["metadata"]["deletionTimestamp"] = self.now.isoformat()
+
+    def gone(self, name: str) -> bool:
+        return name not in self.generations
+
+    def status(self, name: str) -> GenerationStatus:
+        return self.generation(name).status
+
+    def condition(self, name: str, kind: str) -> tuple[str, str, str]:
+        found = next(c for c in self.status(name).conditions if c.type == kind)
+        return found.status, found.reason, found.message
+
+    def go(self, name: str, rounds: int = 30, seconds: float = 15) -> None:
+        """Passes over `name` with nothing in the way."""
+        for _ in range(rounds):
+            self.step(name)
+            self.settle()
+            self.advance(seconds)
+
+    def until(self, name: str, phase: Phase) -> None:
+        for _ in range(60):
+            self.step(name)
+            if self.status(name).phase is phase:
+                return
+            self.settle()
+            self.advance(5)
+        raise AssertionError(f"{name} never became {phase}: {self.status(name)}")
+
+    def until_stage(self, name: str, stage: Stage) -> None:
+        for _ in range(60):
+            self.step(name)
+            if self.status(name).stage == stage.value and self.live():
+                return
+            self.settle()
+            self.advance(5)
+        raise AssertionError(f"{name} never reached {stage}")
+
+    def live(self) -> list[str]:
+        return [n for n, j in self.jobs.items() if j.view.state is JobState.PENDING]
+
+    def events(self, plan: Plan[Any] | None) -> list[str]:
+        return [e.reason for e in plan.events] if plan else []
+
+
+@pytest.fixture
+def lab() -> Lab:
+    return Lab(random.Random(0))
+
+
+@pytest.fixture
+def two(lab: Lab) -> Lab:
+    """gen-1 was promoted, then gen-2 over it; gen-1 has drained."""
+    for name in ("gen-1", "gen-2"):
+        lab.put(name)
+        lab.go(name)
+    lab.go("gen-1", rounds=8)
+    assert lab.serving() == "gen-2"
+    assert lab.deployments["gen-1-server"]["spec"]["replicas"] == 0
+    return lab
+
+
+# ------------------------------------------------------------------ the way there
+
+
+def test_the_straight_way(lab: Lab) -> None:
+    lab.put("gen-1")
+    first = lab.step("gen-1")
+    assert first is not None
+    assert [m["kind"] for m in first.create] == ["ConfigMap", "Job"]
+    assert lab.status("gen-1").resolved == lab.generation("gen-1").spec
+    lab.go("gen-1")
+    status = lab.status("gen-1")
+    assert (status.phase, status.progress, status.stage) == (Phase.COMPLETED, "4/4", None)
+    assert status.verdict is not None
+    assert status.verdict.result is Verdict.PROMOTED
+    assert "winRate 0.59 [0.55, 0.63], n=600" in status.verdict.message
+    assert status.win_rate == "0.590 [0.550, 0.630]"
+    assert lab.condition("gen-1", "Serving")[:2] == ("True", "Production")
+    assert lab.condition("gen-1", "Complete")[0] == "True"
+    assert lab.condition("gen-1", "GatesPassed")[0] == "True"
+    assert status.baseline is not None
+    assert status.baseline.uri == "hf://owner/base", "where nothing serves, the parent is the baseline"
+
+
+def test_the_second_is_judged_against_the_first(two: Lab) -> None:
+    status = two.status("gen-2")
+    assert status.baseline is not None
+    assert status.baseline.generation == "gen-1"
+    assert two.condition("gen-1", "Serving") == ("False", "Superseded", "gen-2 serves now")
+    assert two.status("gen-1").superseded_time is not None
+    assert [s.generation for s in (two.record() or pytest.fail("no record")).history] == ["gen-1"]
+
+
+def test_a_queued_job_shows_in_the_phase(lab: Lab) -> None:
+    lab.put("gen-1")
+    lab.step("gen-1")
+    [job] = lab.jobs.values()
+    job.view = JobView(job.view.name, JobState.PENDING, waiting="0/3 nodes are available")
+    lab.step("gen-1")
+    assert lab.status("gen-1").phase is Phase.QUEUED
+    assert lab.condition("gen-1", "Progressing") == ("True", "StageQueued", "stage resolve: 0/3 nodes are available")
+
+
+def test_a_users_mistake_ends_it(lab: Lab) -> None:
+    lab.put("gen-1")
+    lab.until_stage("gen-1", Stage.CURATE)
+    lab.fail(next(j for j in lab.jobs.values() if j.view.state is JobState.PENDING), "mistake")
+    plan = lab.step("gen-1")
+    assert lab.status("gen-1").phase is Phase.FAILED
+    assert lab.condition("gen-1", "Complete") == ("False", "InvalidData", "stage curate: line 3: no user id")
+    assert lab.events(plan) == ["StageFailed", "Failed"]
+
+
+def test_one_that_is_overfitted_is_gated(lab: Lab) -> None:
+    lab.put("gen-1")
+    lab.overfitted.add("gen-1")
+    lab.go("gen-1")
+    status = lab.status("gen-1")
+    assert (status.phase, status.promotion_hash) == (Phase.COMPLETED, None)
+    assert status.verdict is not None
+    assert status.verdict.result is Verdict.GATED
+    assert "win-rate-gap: winRateGap 0.27" in status.verdict.message
+    assert (lab.serving(), lab.deployments) == (None, {})
+
+
+def test_without_gates_it_says_so(lab: Lab) -> None:
+    lab.put("gen-1", gates={"defaults": "Disabled"})
+    lab.go("gen-1")
+    assert lab.condition("gen-1", "GatesPassed") == ("True", "AllGatesPassed", "no gate was set")
+
+
+def test_a_gate_on_what_training_reports_and_no_win_rate(lab: Lab) -> None:
+    lab.put("gen-1", gates={"defaults": "Disabled", "rules": [{"name": "kl", "metric": "klAtStart", "max": 0}]})
+    lab.until_stage("gen-1", Stage.EVALUATE)
+    job = next(j for j in lab.jobs.values() if j.view.state is JobState.PENDING)
+    lab.finish(job)
+    assert job.view.result is not None
+    bare = job.view.result.model_copy(update={"metrics": {}})
+    job.view = JobView(job.view.name, JobState.SUCCEEDED, result=bare, exit_code=0)
+    lab.step("gen-1")
+    status = lab.status("gen-1")
+    assert (status.win_rate, [g.verdict for g in status.gates]) == (None, ["NotMeasured"])
+    assert status.phase is Phase.COMPLETED
+
+
+# ------------------------------------------------------------------ what it waits for
+
+
+def test_it_waits_for_a_parent_and_says_what_it_is(lab: Lab) -> None:
+    lab.put("gen-2", parent={"generation": "gen-1"})
+    plan = lab.step("gen-2")
+    assert lab.events(plan) == ["ParentNotFound"]
+    assert plan is not None
+    assert plan.requeue_after == 30
+    assert lab.events(lab.step("gen-2")) == [], "said once"
+    lab.put("gen-1")
+    lab.step("gen-2")
+    assert "it is Pending" in lab.condition("gen-2", "PrerequisitesMet")[2]
+    lab.overfitted.add("gen-1")
+    lab.go("gen-1")
+    lab.step("gen-2")
+    assert "it is Completed, verdict Gated" in lab.condition("gen-2", "PrerequisitesMet")[2]
+    lab.put("gen-1")
+    lab.overfitted.clear()
+    lab.done.clear()
+    lab.go("gen-1")
+    lab.go("gen-2")
+    status = lab.status("gen-2")
+    assert status.phase is Phase.COMPLETED
+    assert status.baseline is not None
+    assert status.baseline.generation == "gen-1"
+
+
+def test_a_cycle_of_parents_never_runs(lab: Lab) -> None:
+    lab.put("gen-1", parent={"generation": "gen-3"})
+    lab.put("gen-2", parent={"generation": "gen-1"})
+    lab.put("gen-3", parent={"generation": "gen-2"})
+    lab.put("gen-4", parent={"generation": "gen-3"})
+    for name in ("gen-1", "gen-4"):
+        plan = lab.step(name)
+        assert plan is not None
+        assert plan.events[0].type == "Warning"
+        assert lab.condition(name, "ParentCycle")[0] == "True"
+        assert "gen-3 -> gen-2 -> gen-1 -> gen-3" in plan.events[0].message or name == "gen-1"
+    assert lab.jobs == {}
+    lab.change("gen-1", parent={"model": "hf://owner/base"})
+    lab.step("gen-1")
+    assert not any(c.type == "ParentCycle" for c in lab.status("gen-1").conditions)
+
+
+def test_it_waits_for_its_reward_model(lab: Lab) -> None:
+    lab.put("gen-1", rewards=[{"rewardModel": "rm-1"}], recipe={"rejectionSampling": {}, "sft": {}})
+    lab.step("gen-1")
+    assert lab.condition("gen-1", "PrerequisitesMet")[1] == "RewardModelNotFound"
+    lab.reward_models["rm-1"] = raw_object("RewardModel", "rm-1", reward_model_spec(), annotations={})
+    lab.step("gen-1")
+    assert "it is Pending" in lab.condition("gen-1", "PrerequisitesMet")[2]
+    lab.step("rm-1")
+    lab.step("gen-1")
+    assert "it is Running, resolve 0/2" in lab.condition("gen-1", "PrerequisitesMet")[2]
+    lab.go("rm-1", rounds=8)
+    lab.go("gen-1")
+    assert lab.status("gen-1").phase is Phase.COMPLETED
+
+
+def test_it_waits_for_its_characters(lab: Lab) -> None:
+    source = {"name": "prompts", "key": "luna"}
+    lab.put(
+        "gen-1",
+        characters=[{"name": "luna", "systemPromptFrom": source}, {"name": "sol", "systemPrompt": "You are Sol."}],
+    )
+    lab.step("gen-1")
+    assert "waits for the ConfigMap prompts with the key luna" in lab.condition("gen-1", "PrerequisitesMet")[2]
+    lab.prompts["prompts"] = {"luna": "x" * 20_000}
+    lab.step("gen-1")
+    assert lab.condition("gen-1", "PrerequisitesMet")[1] == "CharacterInvalid"
+    assert "has 20000 characters; at most 16384" in lab.condition("gen-1", "PrerequisitesMet")[2]
+    lab.prompts["prompts"] = {"luna": "You are Luna."}
+    lab.step("gen-1")
+    assert lab.condition("gen-1", "PrerequisitesMet")[0] == "True"
+    # Once the snapshot is taken, nothing is looked up again.
+    lab.until_stage("gen-1", Stage.CURATE)
+    lab.prompts.clear()
+    lab.go("gen-1")
+    assert lab.status("gen-1").phase is Phase.COMPLETED
+
+
+def test_waiting_after_a_suspension_is_pending(lab: Lab) -> None:
+    lab.put("gen-1", characters=[{"name": "luna", "systemPromptFrom": {"name": "prompts", "key": "luna"}}])
+    lab.prompts["prompts"] = {"luna": "You are Luna."}
+    lab.step("gen-1")
+    lab.prompts.clear()
+    lab.step("gen-1")
+    assert lab.status("gen-1").phase is Phase.RUNNING, "its Job runs"
+    lab.change("gen-1", suspend=True)
+    lab.step("gen-1")
+    lab.change("gen-1", suspend=False)
+    lab.step("gen-1")
+    assert lab.status("gen-1").phase is Phase.PENDING
+
+
+def test_a_service_of_someone_else_is_waited_for(lab: Lab) -> None:
+    lab.put("gen-1")
+    lab.taken = True
+    lab.step("gen-1")
+    assert lab.condition("gen-1", "PrerequisitesMet")[1] == "ServiceNameTaken"
+    lab.taken = False
+    lab.until_stage("gen-1", Stage.EVALUATE)
+    lab.taken = True
+    lab.go("gen-1", rounds=6)
+    assert lab.status("gen-1").phase is Phase.AWAITING_PROMOTION
+    assert lab.condition("gen-1", "Progressing")[:2] == ("False", "ServiceNameTaken")
+    lab.taken = False
+    lab.go("gen-1")
+    assert lab.serving() == "gen-1"
+
+
+def test_a_deleted_service_is_brought_back_by_who_serves_and_waited_for_by_the_others(two: Lab) -> None:
+    two.put("gen-3")
+    two.until_stage("gen-3", Stage.EVALUATE)
+    two.put("gen-4")
+    two.put("sol-1", lineage="sol")
+    del two.services["luna"]
+    two.go("gen-3", rounds=4)
+    two.step("gen-4")
+    two.step("sol-1")
+    assert two.condition("gen-3", "Progressing")[1] == "ServiceGone"
+    assert two.condition("gen-4", "PrerequisitesMet")[1] == "ServiceGone"
+    assert two.status("sol-1").phase is Phase.RUNNING
+    two.taken = True
+    two.step("gen-2")
+    assert two.services == {}
+    two.taken = False
+    assert two.events(two.step("gen-2")) == ["ServiceRestored"]
+    assert two.serving() == "gen-2"
+    two.go("gen-3")
+    assert two.serving() == "gen-3"
+
+
+# ------------------------------------------------------------------ ends
+
+
+def test_abort_stops_the_job(lab: Lab) -> None:
+    lab.put("gen-1")
+    lab.until_stage("gen-1", Stage.SFT)
+    [job] = lab.live()
+    lab.annotate("gen-1", COMMAND_ABORT)
+    plan = lab.step("gen-1")
+    assert plan is not None
+    assert [r.name for r in plan.delete] == [job]
+    assert lab.status("gen-1").phase is Phase.ABORTED
+    assert lab.status("gen-1").commands[0].outcome == "aborted"
+    lab.annotate("gen-1", COMMAND_ABORT, "again")
+    lab.go("gen-1", rounds=3)
+    assert lab.status("gen-1").phase is Phase.ABORTED
+
+
+def test_the_deadline_counts_neither_suspension_nor_what_came_before_the_start(lab: Lab) -> None:
+    lab.put("gen-1", activeDeadlineSeconds=1000, suspend=True)
+    lab.step("gen-1")
+    assert lab.status("gen-1").phase is Phase.SUSPENDED
+    lab.advance(5000)
+    lab.change("gen-1", suspend=False)
+    lab.step("gen-1")
+    assert lab.status("gen-1").suspended_seconds == 0, "it had not started"
+    lab.advance(600)
+    lab.change("gen-1", suspend=True)
+    lab.step("gen-1")
+    assert lab.live() == []
+    lab.advance(9000)
+    lab.settle()
+    lab.change("gen-1", suspend=False)
+    plan = lab.step("gen-1")
+    assert plan is not None
+    assert plan.requeue_after is not None
+    assert lab.events(plan) == ["Resumed", "StageStarted"]
+    assert lab.status("gen-1").suspended_seconds == 9000
+    lab.advance(401)
+    lab.step("gen-1")
+    assert lab.status("gen-1").phase is Phase.FAILED
+    assert lab.condition("gen-1", "Progressing")[1] == "DeadlineExceeded"
+    assert lab.live() == []
+
+
+def test_a_resumed_stage_waits_until_the_old_job_is_gone(lab: Lab) -> None:
+    lab.put("gen-1")
+    lab.until_stage("gen-1", Stage.SFT)
+    [old] = lab.live()
+    lab.change("gen-1", suspend=True)
+    lab.step("gen-1")
+    lab.step("gen-1")
+    assert lab.jobs[old].view.state is JobState.DELETING
+    lab.change("gen-1", suspend=False)
+    lab.step("gen-1")
+    assert lab.live() == []
+    del lab.jobs[old]
+    lab.step("gen-1")
+    stage = next(s for s in lab.status("gen-1").stages if s.name is Stage.SFT)
+    assert (stage.attempts, stage.state) == (2, StageState.RUNNING)
+    assert lab.live() == [stage.job]
+
+
+def test_a_lost_snapshot_ends_it_and_stops_its_job(lab: Lab) -> None:
+    lab.put("gen-1")
+    lab.until_stage("gen-1", Stage.SFT)
+    name = lab.status("gen-1").snapshot
+    assert name is not None
+    del lab.children[name.name]
+    lab.step("gen-1")
+    assert lab.status("gen-1").phase is Phase.FAILED
+    assert lab.condition("gen-1", "Progressing")[1] == "SnapshotLost"
+    assert lab.live() == []
+
+
+def test_a_snapshot_whose_status_was_lost_is_the_one_that_counts(lab: Lab) -> None:
+    lab.put("gen-1")
+    lab.step("gen-1")
+    lab.settle()
+    lab.step("gen-1", cut=1)
+    assert lab.status("gen-1").snapshot is None
+    lab.put("other")
+    lab.go("other")
+    lab.step("gen-1")
+    assert lab.status("gen-1").production_digest is None, "it was taken while nothing served"
+    lab.go("gen-1")
+    verdict = lab.status("gen-1").verdict
+    assert verdict is not None
+    assert verdict.result is Verdict.STALE_BASELINE
+    assert "judged while nothing served, now other" in verdict.message
+
+
+def test_after_the_ttl_jobs_and_their_config_maps_go(lab: Lab) -> None:
+    lab.put("gen-1", ttlSecondsAfterFinished=1000)
+    lab.go("gen-1")
+    assert lab.jobs
+    plan = lab.step("gen-1")
+    assert plan is not None
+    assert plan.requeue_after is not None
+    lab.advance(1000)
+    lab.step("gen-1")
+    lab.settle()
+    assert lab.jobs == {}
+    assert [c for c in lab.children if "snapshot" not in c] == []
+    assert [s.state for s in lab.status("gen-1").stages] == [StageState.SUCCEEDED] * 4
+    after = lab.step("gen-1")
+    assert after is not None
+    assert after.delete == ()
+
+
+# ------------------------------------------------------------------ promotion
+
+
+def test_promotion_by_hand(lab: Lab) -> None:
+    lab.put("gen-1", rollout={"promotion": "Manual"})
+    lab.until("gen-1", Phase.AWAITING_PROMOTION)
+    lab.go("gen-1", rounds=4)
+    wanted = lab.status("gen-1").promotion_hash
+    assert wanted is not None
+    assert lab.deployments == {}
+    assert f"{COMMAND_PROMOTE}={wanted}" in lab.condition("gen-1", "Progressing")[2]
+    lab.annotate("gen-1", COMMAND_PROMOTE, "wrong")
+    assert lab.events(lab.step("gen-1")) == ["PromotionRefused"]
+    lab.step("gen-1")
+    assert "promote=wrong is not what was judged" in lab.condition("gen-1", "Progressing")[2]
+    lab.annotate("gen-1", COMMAND_PROMOTE, wanted)
+    assert lab.events(lab.step("gen-1")) == ["Approved"]
+    lab.go("gen-1", rounds=5)
+    assert lab.serving() == "gen-1"
+
+
+def test_a_server_that_never_answers_ends_it(lab: Lab) -> None:
+    lab.put("gen-1", serving={"startupTimeoutSeconds": 100})
+    lab.until("gen-1", Phase.AWAITING_PROMOTION)
+    lab.advance(60)
+    lab.step("gen-1")
+    assert "0 of 1 ready" in lab.condition("gen-1", "Progressing")[2]
+    lab.advance(60)
+    lab.step("gen-1")
+    assert lab.condition("gen-1", "Progressing")[1] == "ServerNotReady"
+    assert lab.status("gen-1").phase is Phase.FAILED
+    assert lab.deployments["gen-1-server"]["spec"]["replicas"] == 0
+    assert lab.serving() is None
+
+
+def test_what_a_server_says_is_handed_on_and_an_unseen_spec_is_not_ready(lab: Lab) -> None:
+    lab.put("gen-1")
+    lab.until("gen-1", Phase.AWAITING_PROMOTION)
+    observed = lab.observe("gen-1")
+    view = next(iter(observed.servers.values()))
+    silly = ServerView("gen-1", view.model_digest, 1, 1, up_to_date=False, message="Insufficient memory")
+    plan = planner.plan(dataclasses.replace(observed, servers={"gen-1": silly}))
+    assert plan.switch is None
+    progressing = next(c for c in plan.status.conditions if c.type == "Progressing")
+    assert "Insufficient memory" in progressing.message
+
+
+def test_suspension_starts_the_servers_time_anew(lab: Lab) -> None:
+    lab.put("gen-1", serving={"startupTimeoutSeconds": 100})
+    lab.until("gen-1", Phase.AWAITING_PROMOTION)
+    lab.change("gen-1", suspend=True)
+    lab.step("gen-1")
+    lab.advance(10_000)
+    lab.change("gen-1", suspend=False)
+    lab.step("gen-1")
+    assert lab.status("gen-1").phase is Phase.AWAITING_PROMOTION
+
+
+@pytest.mark.parametrize("then", ["abort", "suspend", "deadline", "delete", "nothing", "superseded"])
+def test_what_was_switched_was_promoted_whatever_comes_next(lab: Lab, then: str) -> None:
+    """The pass that switched production was cut off before it could write so."""
+    lab.put("gen-1", activeDeadlineSeconds=100_000)
+    lab.until("gen-1", Phase.AWAITING_PROMOTION)
+    lab.settle()
+    lab.step("gen-1")
+    assert lab.serving() == "gen-1"
+    assert lab.status("gen-1").phase is Phase.AWAITING_PROMOTION
+    match then:
+        case "abort":
+            lab.annotate("gen-1", COMMAND_ABORT)
+        case "suspend":
+            lab.change("gen-1", suspend=True)
+        case "deadline":
+            lab.advance(200_000)
+        case "delete":
+            lab.remove("gen-1")
+        case "superseded":
+            lab.put("gen-2")
+            lab.go("gen-2")
+            assert lab.serving() == "gen-2"
+    lab.step("gen-1")
+    status = lab.status("gen-1")
+    assert status.phase is Phase.COMPLETED
+    assert status.verdict is not None
+    assert status.verdict.result is Verdict.PROMOTED
+    assert lab.condition("gen-1", "Serving")[0] == ("False" if then == "superseded" else "True")
+
+
+def test_production_that_moved_is_never_replaced(lab: Lab) -> None:
+    lab.put("gen-1", rollout={"promotion": "Manual"})
+    lab.until("gen-1", Phase.AWAITING_PROMOTION)
+    lab.put("gen-2")
+    lab.go("gen-2")
+    lab.step("gen-1")
+    verdict = lab.status("gen-1").verdict
+    assert verdict is not None
+    assert (verdict.result, verdict.reason) == (Verdict.STALE_BASELINE, "ProductionMoved")
+    assert lab.serving() == "gen-2"
+
+
+def test_a_lineage_that_was_retired_meanwhile_is_stale_too(two: Lab) -> None:
+    two.put("gen-3", rollout={"promotion": "Manual"})
+    two.until("gen-3", Phase.AWAITING_PROMOTION)
+    two.annotate("gen-2", COMMAND_RETIRE)
+    plan = two.step("gen-2")
+    assert plan is not None
+    assert set(plan.wake) == {"gen-1", "gen-3"}
+    two.step("gen-3")
+    verdict = two.status("gen-3").verdict
+    assert verdict is not None
+    assert "judged while gen-2 served, now nothing serves" in verdict.message
+
+
+def test_an_old_object_made_anew_never_replaces_a_newer_model(two: Lab) -> None:
+    two.remove("gen-1")
+    two.step("gen-1")
+    assert two.gone("gen-1")
+    two.put("gen-1")
+    two.go("gen-1", rounds=3)
+    verdict = two.status("gen-1").verdict
+    assert verdict is not None
+    assert (verdict.result, verdict.reason) == (Verdict.STALE_BASELINE, "ServedBefore")
+    assert two.serving() == "gen-2"
+    two.annotate("gen-2", COMMAND_RETIRE)
+    two.step("gen-2")
+    two.remove("gen-1")
+    two.step("gen-1")
+    two.put("gen-1")
+    two.step("gen-1")
+    assert "nothing serves now" in (two.status("gen-1").verdict or pytest.fail("no verdict")).message
+
+
+@pytest.mark.parametrize("spec", [{}, {"suspend": True}])
+def test_an_object_made_anew_of_what_serves_takes_it_over(two: Lab, spec: dict[str, Any]) -> None:
+    del two.generations["gen-2"]  # its finalizer was torn off
+    del two.deployments["gen-2-server"]
+    two.put("gen-2", **spec)
+    two.step("gen-2")
+    status = two.status("gen-2")
+    assert status.phase is Phase.COMPLETED
+    assert status.verdict is not None
+    assert (status.verdict.result, status.verdict.reason) == (Verdict.PROMOTED, "AlreadyServing")
+    assert two.generation("gen-2").metadata.finalizers == [FINALIZER]
+    assert two.deployments["gen-2-server"]["spec"]["replicas"] == 1
+    assert two.live() == []
+
+
+# ------------------------------------------------------------------ serving
+
+
+def test_a_superseded_server_drains_before_it_is_scaled_to_zero(lab: Lab) -> None:
+    lab.put("gen-1", serving={"drainSeconds": 300})
+    lab.go("gen-1")
+    lab.put("gen-2")
+    lab.until("gen-2", Phase.COMPLETED)
+    plan = lab.step("gen-1")
+    assert plan is not None
+    assert plan.apply == ()
+    assert plan.requeue_after is not None
+    assert 0 < plan.requeue_after <= 300
+    lab.advance(301)
+    lab.step("gen-1")
+    assert lab.deployments["gen-1-server"]["spec"]["replicas"] == 0
+
+
+def test_rollback(two: Lab) -> None:
+    two.annotate("gen-2", COMMAND_ROLLBACK)
+    plan = two.step("gen-2")
+    assert plan is not None
+    assert plan.wake == ("gen-1",)
+    assert two.condition("gen-2", "Serving")[:2] == ("True", "RollingBack")
+    assert two.serving() == "gen-2", "until the other one answers"
+    two.step("gen-1")
+    two.step("gen-2")
+    assert two.serving() == "gen-2"
+    two.settle()
+    assert two.events(two.step("gen-2")) == ["RolledBack"]
+    assert two.serving() == "gen-1"
+    two.go("gen-2", rounds=6)
+    two.go("gen-1", rounds=2)
+    assert two.condition("gen-2", "Serving")[:2] == ("False", "RolledBack")
+    assert two.condition("gen-1", "Serving")[:2] == ("True", "Production")
+    assert two.status("gen-1").superseded_time is None
+    assert two.status("gen-2").verdict is not None
+    two.annotate("gen-1", COMMAND_ROLLBACK)
+    assert two.events(two.step("gen-1")) == ["RollbackRefused"]
+    assert two.status("gen-1").commands[-1].outcome == "refused: no earlier Generation served this lineage"
+
+
+def test_a_rollback_that_was_cut_off_is_not_done_twice(two: Lab) -> None:
+    two.annotate("gen-2", COMMAND_ROLLBACK)
+    two.step("gen-2")
+    two.step("gen-1")
+    two.settle()
+    two.step("gen-2", cut=1)
+    assert two.serving() == "gen-1"
+    assert two.status("gen-2").commands == []
+    two.step("gen-2")
+    assert two.status("gen-2").commands[0].outcome == "nothing to do: RolledBack"
+    two.go("gen-1", rounds=3)
+    assert two.serving() == "gen-1"
+
+
+@pytest.mark.parametrize("why", ["gone", "deleting", "other"])
+def test_a_rollback_to_what_is_gone_is_refused(two: Lab, why: str) -> None:
+    if why == "gone":
+        del two.generations["gen-1"]
+    elif why == "deleting":
+        two.remove("gen-1")
+    else:
+        two.generations["gen-1"]["status"].pop("candidate")
+        two.step("gen-1")
+    two.annotate("gen-2", COMMAND_ROLLBACK)
+    assert two.events(two.step("gen-2")) == ["RollbackRefused"]
+    assert two.status("gen-2").commands[0].outcome == "refused: gen-1 is gone"
+    assert two.serving() == "gen-2"
+
+
+def test_commands_to_what_does_not_serve_never_fire_later(lab: Lab) -> None:
+    lab.put("gen-1")
+    lab.annotate("gen-1", COMMAND_RETIRE)
+    lab.annotate("gen-1", COMMAND_ROLLBACK)
+    lab.step("gen-1")
+    assert {c.outcome for c in lab.status("gen-1").commands} == {"nothing to do: it does not serve"}
+    lab.go("gen-1")
+    assert lab.serving() == "gen-1"
+
+
+def test_retirement(two: Lab) -> None:
+    two.annotate("gen-2", COMMAND_RETIRE)
+    assert two.events(two.step("gen-2")) == ["Retired"]
+    assert two.serving() is None
+    two.go("gen-2", rounds=6)
+    assert two.condition("gen-2", "Serving") == ("False", "Retired", "nothing serves now")
+    assert two.deployments["gen-2-server"]["spec"]["replicas"] == 0
+    two.put("gen-3")
+    two.go("gen-3")
+    assert two.serving() == "gen-3"
+
+
+def test_a_server_that_was_tampered_with_is_put_right(two: Lab) -> None:
+    two.deployments["gen-2-server"]["spec"]["replicas"] = 3
+    two.step("gen-2")
+    assert two.deployments["gen-2-server"]["spec"]["replicas"] == 1
+
+
+# ------------------------------------------------------------------ deletion
+
+
+def test_what_serves_is_not_deleted_from_under_its_users(two: Lab) -> None:
+    two.remove("gen-2")
+    assert two.events(two.step("gen-2")) == ["DeletionBlocked"]
+    assert two.events(two.step("gen-2")) == [], "said once"
+    assert "kubectl annotate gen gen-2" in two.condition("gen-2", "Serving")[2]
+    two.put("gen-3")
+    two.go("gen-3")
+    assert two.serving() == "gen-3"
+    two.step("gen-2")
+    two.go("gen-2", rounds=6)
+    assert two.gone("gen-2")
+    assert "gen-2-server" not in two.deployments
+
+
+@pytest.mark.parametrize("command", [COMMAND_RETIRE, COMMAND_ROLLBACK])
+def test_the_ways_out_for_one_that_is_to_be_deleted(two: Lab, command: str) -> None:
+    two.remove("gen-2")
+    two.annotate("gen-2", command)
+    two.step("gen-2")
+    two.step("gen-1")
+    two.settle()
+    two.step("gen-2")
+    assert two.serving() == (None if command == COMMAND_RETIRE else "gen-1")
+    plan = two.step("gen-2")
+    assert plan is not None
+    assert plan.delete == (), "it drains first"
+    assert plan.requeue_after is not None
+    two.advance(61)
+    two.step("gen-2")
+    assert two.gone("gen-2")
+
+
+def test_a_namespace_that_goes_is_not_held_up(two: Lab) -> None:
+    two.remove("gen-2")
+    plan = planner.plan(dataclasses.replace(two.observe("gen-2"), namespace_terminating=True))
+    assert plan.remove_finalizer == FINALIZER
+    assert [r.kind for r in plan.delete] == ["Deployment"]
+
+
+def test_one_that_never_had_a_server_just_goes(lab: Lab) -> None:
+    lab.put("gen-1")
+    lab.step("gen-1")
+    lab.remove("gen-1")
+    plan = lab.step("gen-1")
+    assert plan is not None
+    assert (plan.delete, plan.remove_finalizer) == ((), None)
+    assert lab.gone("gen-1")
+
+
+def test_one_that_awaits_promotion_takes_its_server_along(lab: Lab) -> None:
+    lab.put("gen-1")
+    lab.until("gen-1", Phase.AWAITING_PROMOTION)
+    assert lab.deployments
+    lab.remove("gen-1")
+    lab.step("gen-1")
+    assert lab.gone("gen-1")
+    assert lab.deployments == {}

@@ -1,0 +1,156 @@
+"""What each stage is told: inputs, in their roles, from the snapshot and from the stages before."""
+
+from typing import Any
+
+import pytest
+
+from flywheel_contract.params import CurateParams, EvaluateParams
+from flywheel_contract.stage_spec import Character, Input
+from flywheel_contract.stages import OUTPUTS, Role, Stage
+from flywheel_operator.model.generation import GenerationSpec
+from flywheel_operator.model.snapshot import Snapshot
+from flywheel_operator.model.status import ModelRef, Output, StageStatus
+from flywheel_operator.plan.stage_specs import (
+    generation_stages,
+    policy_before,
+    resolve_generation,
+    resolve_reward_model,
+    reward_model_spec,
+    training_stage,
+    with_digests,
+)
+from tests.unit.build import digest, generation_spec, reward_model
+
+ALL: dict[str, Any] = {
+    "recipe": {"rejectionSampling": {}, "sft": {}, "dpo": {}, "rl": {}},
+    "rewards": [{"rewardModel": "rm-1", "weight": 2}],
+    "data": {
+        "traffic": [{"name": "chats", "origin": "User", "uri": "pvc://data/chats"}],
+        "preferences": [{"name": "pairs", "origin": "Internal", "uri": "pvc://data/pairs"}],
+        "sft": [{"name": "mine", "uri": "pvc://data/mine"}],
+    },
+    "evaluation": {"general": "pvc://data/general", "maxPromptsPerOrigin": 7},
+    "curation": {"holdoutFraction": 0.5},
+}
+REWARD = Input(name="reward-rm-1", role=Role.REWARD, kind="Model", uri="pvc://rm/1", digest=digest("rm"), weight=2)
+PARENT = ModelRef(uri="hf://owner/base", digest=digest("base"))
+PRODUCTION = ModelRef(generation="gen-0", uri="pvc://models/0", digest=digest("production"))
+
+
+def snapshot(**changes: Any) -> Snapshot:  # noqa: ANN401 -- fields of the spec
+    spec = GenerationSpec.model_validate(generation_spec(**ALL | changes))
+    asked = resolve_generation("gen-1", spec).inputs
+    resolved = [Output(name=i.name, uri=i.uri, digest=digest(i.name)) for i in asked]
+    return Snapshot(
+        spec=spec,
+        parent=PARENT,
+        baseline=PRODUCTION,
+        inputs=[i for i in with_digests(asked, resolved) if i.name != "parent"],
+        rewards=[REWARD],
+        characters=[Character(name="luna", system_prompt="You are Luna.")],
+        trainer_image="trainer:1",
+    )
+
+
+def done(*stages: Stage) -> dict[Stage, StageStatus]:
+    return {
+        s: StageStatus(
+            name=s,
+            outputs=[Output(name=n, uri=f"pvc://out/{s.value}/{n}", digest=digest(f"{s}/{n}")) for n in OUTPUTS[s]],
+        )
+        for s in stages
+    }
+
+
+def told(stage: Stage, given: Snapshot) -> dict[str, tuple[Role, str]]:
+    order = generation_stages(given.spec.recipe)
+    spec = training_stage(stage, "gen-1", given, done(*order[: order.index(stage)]))
+    assert spec.stage is stage
+    assert (spec.owner, spec.group, spec.artifacts) == ("gen-1", "luna", "pvc://artifacts/runs")
+    assert [c.name for c in spec.characters] == ["luna"]
+    assert all(i.digest for i in spec.inputs)
+    return {i.name: (i.role, i.uri) for i in spec.inputs}
+
+
+def test_the_whole_recipe() -> None:
+    given = snapshot()
+    assert generation_stages(given.spec.recipe) == [
+        Stage.RESOLVE, Stage.CURATE, Stage.REJECTION_SAMPLE, Stage.SFT, Stage.DPO, Stage.RL, Stage.EVALUATE,
+    ]  # fmt: skip
+    reward = {"reward-rm-1": (Role.REWARD, "pvc://rm/1")}
+    prompts = {"prompts": (Role.PROMPTS, "pvc://out/curate/prompts")}
+
+    def policy(stage: str) -> dict[str, tuple[Role, str]]:
+        return {"policy": (Role.POLICY, f"pvc://out/{stage}/model")}
+
+    parent = {"policy": (Role.POLICY, "hf://owner/base")}
+    assert told(Stage.CURATE, given) == {"traffic-chats": (Role.TRAFFIC, "pvc://data/chats")}
+    assert told(Stage.REJECTION_SAMPLE, given) == prompts | parent | reward
+    assert told(Stage.SFT, given) == parent | {
+        "accepted": (Role.ACCEPTED, "pvc://out/rejection-sample/accepted"),
+        "sft-mine": (Role.SFT_DATA, "pvc://data/mine"),
+    }
+    assert told(Stage.DPO, given) == policy("sft") | {
+        "pairs": (Role.PAIRS, "pvc://out/rejection-sample/pairs"),
+        "preferences-pairs": (Role.PREFERENCES, "pvc://data/pairs"),
+    }
+    assert told(Stage.RL, given) == prompts | policy("dpo") | reward
+    assert told(Stage.EVALUATE, given) == policy("rl") | reward | {
+        "evaluation": (Role.EVALUATION, "pvc://out/curate/evaluation"),
+        "baseline": (Role.BASELINE, "pvc://models/0"),
+        "general": (Role.GENERAL, "pvc://data/general"),
+    }
+
+
+def test_each_stage_starts_from_the_model_before_it() -> None:
+    for recipe, stage, uri in [
+        ({"sft": {}}, Stage.SFT, "hf://owner/base"),
+        ({"sft": {}}, Stage.EVALUATE, "pvc://out/sft/model"),
+        ({"dpo": {}}, Stage.DPO, "hf://owner/base"),
+        ({"sft": {}, "rl": {}}, Stage.RL, "pvc://out/sft/model"),
+        ({"sft": {}, "dpo": {}}, Stage.EVALUATE, "pvc://out/dpo/model"),
+    ]:
+        given = snapshot(recipe=recipe)
+        order = generation_stages(given.spec.recipe)
+        assert policy_before(stage, given, done(*order[: order.index(stage)])).uri == uri
+
+
+def test_without_rejection_sampling_sft_reads_the_prompts_and_dpo_the_given_pairs() -> None:
+    given = snapshot(recipe={"sft": {}, "dpo": {}})
+    assert told(Stage.SFT, given)["prompts"] == (Role.PROMPTS, "pvc://out/curate/prompts")
+    assert "pairs" not in told(Stage.DPO, given)
+
+
+def test_params_are_the_contracts_own() -> None:
+    curate = training_stage(Stage.CURATE, "gen-1", snapshot(), {})
+    assert curate.params == CurateParams(holdout_fraction=0.5)
+    evaluate = training_stage(Stage.EVALUATE, "gen-1", snapshot(recipe={"sft": {}}), done(Stage.CURATE, Stage.SFT))
+    assert evaluate.params == EvaluateParams(max_prompts_per_origin=7)
+    assert type(evaluate.params) is EvaluateParams, "general is an input, not a parameter"
+
+
+def test_what_cannot_be_told() -> None:
+    given = snapshot(recipe={"sft": {}})
+    for stage in (Stage.DPO, Stage.RL, Stage.REJECTION_SAMPLE, Stage.RESOLVE):
+        with pytest.raises(ValueError, match=r"not in list|not part of the recipe"):
+            training_stage(stage, "gen-1", given, done(Stage.CURATE))
+    with pytest.raises(ValueError, match="left no output evaluation"):
+        training_stage(Stage.EVALUATE, "gen-1", given, done(Stage.SFT) | {Stage.CURATE: StageStatus(name=Stage.CURATE)})
+    with pytest.raises(ValueError, match="no digest for traffic-chats"):
+        with_digests(resolve_generation("gen-1", given.spec).inputs, [])
+
+
+def test_a_parent_by_name_is_not_looked_at_by_uri() -> None:
+    spec = GenerationSpec.model_validate(generation_spec(parent={"generation": "gen-0"}))
+    assert [i.name for i in resolve_generation("gen-1", spec).inputs] == ["traffic-chats"]
+
+
+def test_a_reward_model_reads_pairs_and_its_base() -> None:
+    model = reward_model()
+    resolve = resolve_reward_model("rm-1", model)
+    assert {i.name: i.role for i in resolve.inputs} == {"preferences-pairs": Role.PREFERENCES, "parent": Role.POLICY}
+    resolved = [Output(name=i.name, uri=i.uri, digest=digest(i.name)) for i in resolve.inputs]
+    spec = reward_model_spec(model, resolve, resolved, [Character(name="luna", system_prompt="x")])
+    assert spec.stage is Stage.REWARD_MODEL
+    assert [i.digest for i in spec.inputs] == [digest("preferences-pairs"), digest("parent")]
+    assert spec.group == "reward-models"
