@@ -57,6 +57,9 @@ class SamplingParams(Record):
     temperature: float = Field(1.0, gt=0, le=5, description="Sampling temperature.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling: the smallest set of tokens with this mass.")
     batch_size: int = Field(16, ge=1, le=4096, description="Sequences generated at a time.")
+    precision: Precision = Field(
+        Precision.AUTO, description="Arithmetic of sampling and scoring: Auto takes bf16 where the GPU has it."
+    )
 
 
 class PrivacyParams(Record):

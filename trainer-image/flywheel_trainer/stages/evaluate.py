@@ -100,7 +100,7 @@ def _answer(
 ) -> _Answers:
     params: EvaluateParams = ctx.spec.params  # type: ignore[assignment] # run has looked
     ctx.progress(percent=start, message=f"loading {folder.name}")
-    model, tokenizer = models.load_policy(folder.path), models.load_tokenizer(folder.path)
+    model, tokenizer = models.load_policy(folder.path, params.precision), models.load_tokenizer(folder.path)
     ctx.progress(message=f"{folder.name} answers {len(rows)} prompts")
     replies = sample_replies(
         model,
@@ -129,7 +129,7 @@ def _score(
     ctx: StageContext, rows: list[Conversation], candidate: list[str], baseline: list[str], params: EvaluateParams
 ) -> tuple[tuple[NDArray[np.float64], NDArray[np.float64]], dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]]:
     """The composite rewards of both sides, and those of each reward model by itself."""
-    composite = load_composite(ctx)
+    composite = load_composite(ctx, params.precision)
     prompts = [_prompt(ctx, row) for row in rows]
 
     def conversations(replies: list[str]) -> list[list[Message]]:

@@ -126,7 +126,7 @@ def _reply(text: str) -> Message:
 def _sample(ctx: StageContext, prompts: Sequence[Sequence[Message]], params: RejectionSampleParams) -> list[list[str]]:
     ctx.progress(percent=0, message="loading the policy")
     folder = ctx.input(Role.POLICY).path
-    policy, tokenizer = models.load_policy(folder), models.load_tokenizer(folder)
+    policy, tokenizer = models.load_policy(folder, params.precision), models.load_tokenizer(folder)
     total = len(prompts) * params.samples_per_prompt
     ctx.progress(message=f"drawing {total} replies")
     replies = sample_replies(
@@ -150,7 +150,7 @@ def _score(
     params: RejectionSampleParams,
 ) -> list[list[float]]:
     ctx.progress(percent=80, message="scoring the replies")
-    composite = load_composite(ctx)
+    composite = load_composite(ctx, params.precision)
     conversations = [[*p, _reply(text)] for p, texts in zip(prompts, replies, strict=True) for text in texts]
     scores = composite.score(conversations, params.batch_size).tolist()
     ctx.progress(percent=95, reward=float(np.mean(scores)))
