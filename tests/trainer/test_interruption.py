@@ -36,7 +36,7 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
-def watch(port: int, enough: Callable[[Progress], bool], seconds: float = 120) -> Progress:
+def watch(port: int, enough: Callable[[Progress], bool], seconds: float = 300) -> Progress:
     """Asks the status endpoint, as the operator does, until `enough`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -54,10 +54,10 @@ def watch(port: int, enough: Callable[[Progress], bool], seconds: float = 120) -
 def test_killed_and_resumed_it_ends_as_if_nothing_had_happened(workshop: Workshop, inputs: list[Json]) -> None:
     params = {"maxSteps": STEPS, "learningRate": 1e-3, "saveSteps": 10_000}
     port = free_port()
-    stage = workshop.start("sft", inputs, {"FLYWHEEL_STATUS_PORT": str(port)}, **params)
-    seen = watch(port, lambda progress: (progress.step or 0) >= 5)
-    stage.send_signal(signal.SIGTERM)
-    assert stage.wait(60) == 143, (workshop.root / "stderr").read_text()
+    with workshop.started("sft", inputs, {"FLYWHEEL_STATUS_PORT": str(port)}, **params) as stage:
+        seen = watch(port, lambda progress: (progress.step or 0) >= 5)
+        stage.send_signal(signal.SIGTERM)
+        assert stage.wait(60) == 143, (workshop.root / "stderr").read_text()
     assert seen.total_steps == STEPS
     assert seen.loss is not None
     assert seen.eta_seconds is not None
@@ -119,9 +119,10 @@ def test_a_checkpoint_cut_short_does_not_count(tmp_path: Path) -> None:
     assert checkpoints.last_complete(tmp_path) is None
 
 
+@pytest.mark.full
 def test_two_processes_share_the_work(workshop: Workshop, inputs: list[Json]) -> None:
-    stage = workshop.start("sft", inputs, {"FLYWHEEL_PROCESSES": "2"}, maxSteps=6, learningRate=1e-3)
-    assert stage.wait(120) == 0, (workshop.root / "stderr").read_text()
+    with workshop.started("sft", inputs, {"FLYWHEEL_PROCESSES": "2"}, maxSteps=6, learningRate=1e-3) as stage:
+        assert stage.wait(400) == 0, (workshop.root / "stderr").read_text()
     result = workshop.result()
     assert len(workshop.history(result)) == 6
     assert result.metrics[Metric.KL_AT_START].value == 0

@@ -1,9 +1,12 @@
 """A claim with a tiny model and data, and a way to run stages on it as the operator would."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,17 +97,25 @@ class Workshop:
         assert code == 0, result.message
         return result
 
-    def start(
+    @contextlib.contextmanager
+    def started(
         self,
         stage: str,
         inputs: list[Json],
         environment: dict[str, str],
         **params: Any,  # noqa: ANN401 -- JSON
-    ) -> "subprocess.Popen[bytes]":
-        """Starts a stage in a process of its own, as the pod does."""
+    ) -> Iterator["subprocess.Popen[bytes]"]:
+        """A stage in a process of its own, as in the pod; nothing of it outlives the block."""
         command = [sys.executable, "-m", "flywheel_trainer", stage, "--spec", str(self.spec(stage, inputs, **params))]
+        variables = {**os.environ, **self.environment(**environment)}
         with (self.root / "stderr").open("wb") as log:
-            return subprocess.Popen(command, env={**os.environ, **self.environment(**environment)}, stderr=log)
+            process = subprocess.Popen(command, env=variables, stderr=log, start_new_session=True)
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
     def result(self) -> StageResult:
         """What the last stage said."""
