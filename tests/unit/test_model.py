@@ -1,6 +1,9 @@
 """The API's models and the CRDs generated from them."""
 
+import runpy
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import pytest
@@ -192,6 +195,14 @@ def test_the_transition_tables_are_written_and_checked(tmp_path: Path, capsys: p
     assert transitions_doc.main([str(file), "--check"]) == 0
     file.write_text("stale")
     assert transitions_doc.main([str(file), "--check"]) == 1
+
+
+@pytest.mark.parametrize(("module", "target"), [(crds, "crds"), (transitions_doc, "docs/transitions.md")])
+def test_the_commands_of_the_makefile(module: ModuleType, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["module", str(ROOT / target), "--check"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(module.__file__ or "", run_name="__main__")
+    assert ended.value.code == 0
 
 
 def test_the_document_is_what_the_tables_say() -> None:

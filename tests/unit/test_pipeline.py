@@ -77,6 +77,7 @@ def test_a_job_that_is_gone_is_created_again_under_its_name() -> None:
     step = look(running())
     assert step.status == running()
     assert [m["metadata"]["name"] for m in step.create if m["kind"] == "Job"] == [running().job]
+    assert look(running(), unfinished=["gen-1-sft-0-00000000"]).create == (), "not beside one that is on its way out"
 
 
 def test_a_job_that_is_gone_and_whose_inputs_have_changed_is_another_attempt() -> None:

@@ -108,10 +108,9 @@ def _prepare(draft: Draft[GenerationStatus], observed: ObservedGeneration) -> No
         image = spec.runtime.image or observed.settings.trainer_image
         draft.set(start_time=observed.now, resolved=spec, trainer_image=image, stages=stages)
     stage = draft.status.stages[0]
-    if stage.state is not StageState.SUCCEEDED:
-        spec_of_stage = resolve_generation(observed.generation.metadata.name, observed.generation.spec)
-        stage = _advance(draft, observed, stage, spec_of_stage)
-    if stage.state is StageState.SUCCEEDED:
+    # Its success and the snapshot are written at once, so it has not ended yet.
+    resolve = resolve_generation(observed.generation.metadata.name, observed.generation.spec)
+    if _advance(draft, observed, stage, resolve).state is StageState.SUCCEEDED:
         _take_snapshot(draft, observed, found)
 
 

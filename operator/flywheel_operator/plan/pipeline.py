@@ -32,7 +32,7 @@ class Step:
 
     status: StageStatus
     create: tuple[Manifest, ...] = ()
-    requeue_after: float | None = None
+    requeue_after: float = 0.0
 
 
 def advance(
@@ -55,10 +55,8 @@ def advance(
         if status.retry_time is not None and now < status.retry_time:
             return Step(status, requeue_after=(status.retry_time - now).total_seconds())
         return _start(status, spec, owner, now, unfinished)
-    if view is None and inputs_digest(spec) != status.inputs_digest:
-        return _again(status, now, 0, "InputsChanged", "its Job is gone and its inputs have changed since")
     if view is None:
-        return Step(status, (config_map(owner, spec), job(owner, spec, status.attempts)), POLL_SECONDS)
+        return _vanished(status, spec, owner, now, unfinished)
     if view.state is JobState.DELETING:
         return Step(status, requeue_after=1.0)
     if view.state is JobState.SUCCEEDED:
@@ -90,6 +88,16 @@ def _start(status: StageStatus, spec: StageSpec, owner: StageOwner, now: datetim
         }
     )
     return Step(started, (config_map(owner, spec), job(owner, spec, attempt)), POLL_SECONDS)
+
+
+def _vanished(
+    status: StageStatus, spec: StageSpec, owner: StageOwner, now: datetime, unfinished: Collection[str]
+) -> Step:
+    if inputs_digest(spec) != status.inputs_digest:
+        return _again(status, now, 0, "InputsChanged", "its Job is gone and its inputs have changed since")
+    if any(name != status.job for name in unfinished):
+        return Step(status, requeue_after=1.0)
+    return Step(status, (config_map(owner, spec), job(owner, spec, status.attempts)), POLL_SECONDS)
 
 
 def _running(status: StageStatus, view: JobView) -> StageStatus:

@@ -56,13 +56,9 @@ def conclude_served(draft: Draft[GenerationStatus], observed: ObservedGeneration
 
 def plan_promotion(draft: Draft[GenerationStatus], observed: ObservedGeneration, snapshot: Snapshot) -> None:
     """All stages are done: judge, then promote what may be promoted."""
-    if draft.status.candidate is None:
-        _judge(draft, observed, snapshot)
-        if draft.status.phase is Phase.COMPLETED:
-            return
-    candidate = draft.status.candidate
+    candidate = draft.status.candidate or _judge(draft, observed, snapshot)
     if candidate is None:
-        raise AssertionError("judging always names the candidate")
+        return
     draft.set(phase=Phase.AWAITING_PROMOTION)
     blocked = _service_blocked(observed)
     if blocked is not None:
@@ -87,7 +83,8 @@ def _service_blocked(observed: ObservedGeneration) -> Missing | None:
     return None if mate is None else Missing(reasons.SERVICE_GONE, service_gone(lineage, mate))
 
 
-def _judge(draft: Draft[GenerationStatus], observed: ObservedGeneration, snapshot: Snapshot) -> None:
+def _judge(draft: Draft[GenerationStatus], observed: ObservedGeneration, snapshot: Snapshot) -> ModelRef | None:
+    """The candidate, if its gates passed; otherwise it is over."""
     stages = {s.name: s for s in draft.status.stages}
     evaluation = {m.name: m for m in stages[Stage.EVALUATE].metrics}
     metrics: dict[str, Measurement] = {}
@@ -110,11 +107,12 @@ def _judge(draft: Draft[GenerationStatus], observed: ObservedGeneration, snapsho
     if passed(gates):
         said = f"{len(gates)} gates passed" if gates else "no gate was set"
         draft.condition(reasons.GATES_PASSED, "True", reasons.ALL_GATES_PASSED, said)
-        return
+        return candidate
     said = describe_failures(gates)
     draft.condition(reasons.GATES_PASSED, "False", reasons.GATES_FAILED, said)
     draft.set(promotion_hash=None)
     _conclude(draft, Verdict.GATED, reasons.GATES_FAILED, said)
+    return None
 
 
 def _rate(rate: Measurement) -> str:

@@ -75,9 +75,9 @@ def _run(draft: Draft[RewardModelStatus], observed: ObservedRewardModel) -> None
         image = spec.runtime.image or observed.settings.trainer_image
         stages = [StageStatus(name=s) for s in REWARD_MODEL_STAGES]
         draft.set(start_time=observed.now, resolved=spec, trainer_image=image, stages=stages)
-    stage = current_stage(draft.status)
-    if stage is not None:
-        _advance(draft, observed, stage, characters)
+    # The last stage's success and the verdict are written at once: there is always one that has not succeeded.
+    stage = next(s for s in draft.status.stages if s.state is not StageState.SUCCEEDED)
+    _advance(draft, observed, stage, characters)
     if current_stage(draft.status) is None:
         _judge(draft, observed)
 

@@ -3,7 +3,6 @@
 from datetime import datetime
 from typing import Any
 
-from flywheel_contract.stages import Stage
 from flywheel_operator.manifests.stage import config_map_name
 from flywheel_operator.model.observed import JobState, ObservedGeneration, ObservedRewardModel
 from flywheel_operator.model.phases import StageState
@@ -25,8 +24,7 @@ def take_step(draft: Draft[Any], before: StageStatus, step: Step) -> None:
     """Takes over what a look at a stage brought, and says in an Event what has changed."""
     put_stage(draft, step.status)
     draft.create.extend(step.create)
-    if step.requeue_after is not None:
-        draft.look_again(step.requeue_after)
+    draft.look_again(step.requeue_after)
     after = step.status
     if after.state is before.state and after.attempts == before.attempts:
         return
@@ -110,17 +108,14 @@ def seconds_left(status: ObjectStatus, deadline: int | None, now: datetime) -> f
 def clean_up_after_ttl(draft: Draft[Any], ttl: int | None) -> None:
     """Once the TTL after the end has passed, removes the stages' Jobs and ConfigMaps; status keeps everything."""
     ended = draft.status.completion_time
-    jobs = [s for s in draft.status.stages if s.job is not None]
-    if ttl is None or ended is None or not jobs:
+    started = [(s, s.job, s.inputs_digest) for s in draft.status.stages if s.job is not None]
+    if ttl is None or ended is None or not started:
         return
     left = ttl - (draft.now - ended).total_seconds()
     if left > 0:
         draft.look_again(left)
         return
-    for stage in jobs:
-        if stage.job is not None:
-            draft.delete.append(Ref("batch/v1", "Job", stage.job))
-        if stage.inputs_digest is not None:
-            name = config_map_name(draft.metadata, Stage(stage.name), stage.inputs_digest)
-            draft.delete.append(Ref("v1", "ConfigMap", name))
+    for stage, job, digest in started:
+        draft.delete.append(Ref("batch/v1", "Job", job))
+        draft.delete.append(Ref("v1", "ConfigMap", config_map_name(draft.metadata, stage.name, digest or "")))
         put_stage(draft, stage.model_copy(update={"job": None}))
