@@ -1,4 +1,4 @@
-"""docs/transitions.md, from the tables of `phases`: `python -m flywheel_operator.model.transitions_doc FILE [--check]`."""
+"""docs/transitions.md from the tables of `phases`: `python -m flywheel_operator.model.transitions_doc FILE`."""
 
 import argparse
 import sys
