@@ -1,7 +1,7 @@
 """One and the same prompt, answered by the base model and by both generations.
 
-What serves is asked through its public Service, as a user of the cluster would; the others by pods of their own, which
-go away again.
+What serves is asked through its public Service, from a pod inside the cluster, as a user's program would. The models
+that do not serve are loaded one after the other in the loader pod, whose image is the trainer's.
 """
 
 import json
@@ -10,16 +10,12 @@ from dataclasses import dataclass
 
 from e2e.demo.errors import DemoError
 from e2e.demo.storage import Claim
-from e2e.kubectl import Kubectl, KubectlError, Manifest
-from flywheel_contract.paths import SERVER_PORT
-from flywheel_contract.uris import claim_of
-from flywheel_operator.manifests.common import pod_spec, volumes
-from flywheel_operator.model.common import Runtime
+from e2e.installation import CLAIM_FOLDER
+from e2e.kubectl import KubectlError
+from flywheel_contract.uris import parse_uri
 
 PROMPT = "Hey! I just moved to a new city and I don't know anyone here yet. What would you do first?"
 MAX_TOKENS = 60
-LABEL = "demo.characterflywheel.dev/answers"
-START_SECONDS = 180
 
 ASK = """
 import json, sys, urllib.request
@@ -28,7 +24,22 @@ request = urllib.request.Request(job["url"], json.dumps(job["body"]).encode(), {
 with urllib.request.urlopen(request, timeout=120) as answer:
     print(json.load(answer)["choices"][0]["message"]["content"])
 """
-"""Runs in the loader: a client inside the cluster, with its DNS and its Services."""
+
+SAMPLE = """
+import json, sys
+from pathlib import Path
+job = json.load(sys.stdin)
+from flywheel_contract.params import Precision, SamplingParams
+from flywheel_trainer.models import load_policy, load_tokenizer
+from flywheel_trainer.sampling import sample_replies
+params = SamplingParams(max_new_tokens=job["tokens"], temperature=0.7, top_p=0.95, precision=Precision.BF16)
+answers = {}
+for name, folder in job["models"].items():
+    model, tokenizer = load_policy(Path(folder), params.precision), load_tokenizer(Path(folder))
+    answers[name] = sample_replies(model, tokenizer, [job["messages"]], params)[0][0]
+print("\\n" + json.dumps(answers))
+"""
+"""Both run in the loader. The sampling is that of the base model's generation_config, which the server follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,60 +52,23 @@ class Speaker:
     """The Service that it stands behind, if it serves."""
 
 
-def answers(
-    kubectl: Kubectl, claim: Claim, image: str, speakers: Sequence[Speaker], messages: Sequence[Mapping[str, str]]
-) -> dict[str, str]:
+def answers(claim: Claim, speakers: Sequence[Speaker], messages: Sequence[Mapping[str, str]]) -> dict[str, str]:
     """What each of `speakers` answers to `messages`.
 
     Raises:
-        DemoError: a model did not come up, or gave no answer.
+        DemoError: one gave no answer.
     """
-    hidden = [speaker for speaker in speakers if speaker.service is None]
-    try:
-        if hidden:
-            kubectl.apply(*(server_pod(speaker, image) for speaker in hidden))
-        addresses = {s.name: f"http://{s.service}" for s in speakers if s.service is not None}
-        for speaker in hidden:
-            name = pod_name(speaker)
-            kubectl("wait", f"pod/{name}", "--for=condition=Ready", f"--timeout={START_SECONDS}s")
-            pod = kubectl.get("pod", name)
-            addresses[speaker.name] = f"http://{pod['status']['podIP']}:{SERVER_PORT}" if pod else ""
-        return {s.name: _ask(claim, addresses[s.name], messages) for s in speakers}
-    except (KubectlError, json.JSONDecodeError) as error:
-        raise DemoError(f"a model gave no answer: {error}") from error
-    finally:
-        kubectl("delete", "pods", f"--selector={LABEL}", "--wait=false", "--grace-period=1")
-
-
-def pod_name(speaker: Speaker) -> str:
-    """The pod that answers for a model that does not serve."""
-    return f"demo-{speaker.name}"
-
-
-def server_pod(speaker: Speaker, image: str) -> Manifest:
-    """A pod with the model server that a promoted generation gets, and the same security."""
-    name = claim_of(speaker.uri)
-    vols, mounts = volumes({name: False} if name else {})
-    container: Manifest = {
-        "name": "server",
-        "image": image,
-        "args": ["serve", "--model", speaker.uri, "--name", speaker.name, "--port", str(SERVER_PORT)],
-        "volumeMounts": mounts,
-        "readinessProbe": {
-            "exec": {"command": ["flywheel-trainer", "probe", "--port", str(SERVER_PORT)]},
-            "periodSeconds": 5,
-            "timeoutSeconds": 60,
-        },
-    }
-    spec = pod_spec(Runtime(), container, vols, ())
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": pod_name(speaker), "labels": {LABEL: speaker.name}},
-        "spec": {**spec, "restartPolicy": "Never"},
-    }
-
-
-def _ask(claim: Claim, address: str, messages: Sequence[Mapping[str, str]]) -> str:
+    folders = {s.name: f"{CLAIM_FOLDER}/{parse_uri(s.uri).path}" for s in speakers if s.service is None}
     body = {"model": "any", "messages": list(messages), "max_tokens": MAX_TOKENS}
-    return claim.python(ASK, {"url": f"{address}/v1/chat/completions", "body": body}).strip()
+    try:
+        found = {
+            s.name: claim.python(ASK, {"url": f"http://{s.service}/v1/chat/completions", "body": body}).strip()
+            for s in speakers
+            if s.service is not None
+        }
+        if folders:
+            job = {"models": folders, "messages": list(messages), "tokens": MAX_TOKENS}
+            found |= json.loads(claim.python(SAMPLE, job).strip().splitlines()[-1])
+    except (KubectlError, json.JSONDecodeError, IndexError) as error:
+        raise DemoError(f"a model gave no answer: {error}") from error
+    return {s.name: found[s.name] for s in speakers}

@@ -2,4 +2,4 @@
 
 
 class DemoError(Exception):
-    """Something failed; the message says what. The demo ends with exit code 1, and says what the cluster knows of it."""
+    """Something failed; the message says what. The demo ends with exit code 1 and tells what the cluster knows."""

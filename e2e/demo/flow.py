@@ -10,7 +10,7 @@ from rich.console import Console
 
 from e2e import installation
 from e2e.cluster import ClusterError
-from e2e.demo import chat, data, manifests, reporters, results, storage
+from e2e.demo import chat, manifests, material, reporters, results, storage
 from e2e.demo.board import Board, Step
 from e2e.demo.chitchat import CHARACTER, SYSTEM_PROMPT
 from e2e.demo.diagnosis import diagnose
@@ -48,7 +48,7 @@ class Demo:
         with self.step("Images of operator and trainer"):
             images = self._target.images(installation.IMAGES)
         with self.step("Base model and data"):
-            prepared = data.prepare(self._reporter.say)
+            prepared = material.prepare(self._reporter.say)
         kubectl = self.kubectl()
         claim = storage.Claim(kubectl, images["trainer"])
         with self.step("Operator, by its Helm chart"):
@@ -67,8 +67,8 @@ class Demo:
         judge, generations = latest[judge.name], [latest[g.name] for g in generations]
         with self.step("Plots, and the same prompt to all models"):
             plots = results.collect(claim, [judge, *generations], OUTPUT)
-            answers = self._answers(kubectl, claim, images["trainer"], generations)
-        return results.Results(self._board, judge, generations, answers, plots, data.RULE)
+            answers = self._answers(claim, generations)
+        return results.Results(self._board, judge, generations, answers, plots, prepared.rule)
 
     def kubectl(self) -> Kubectl:
         """kubectl in the demo's namespace."""
@@ -103,13 +103,11 @@ class Demo:
         follow(kubectl, [name], self._board, self._reporter)
         return self._board.turns[name]
 
-    def _answers(
-        self, kubectl: Kubectl, claim: storage.Claim, image: str, generations: Sequence[Turn]
-    ) -> dict[str, str]:
+    def _answers(self, claim: storage.Claim, generations: Sequence[Turn]) -> dict[str, str]:
         first = manifests.load(manifests.GENERATIONS[0])["spec"]
         messages = [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": chat.PROMPT}]
         speakers = results.speakers(first["parent"]["model"], generations, first["lineage"])
-        return chat.answers(kubectl, claim, image, speakers, messages)
+        return chat.answers(claim, speakers, messages)
 
 
 def up(console: Console) -> int:

@@ -3,13 +3,13 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, ClassVar
 
 from matplotlib import image
 from rich.console import Console
 
-from e2e.demo import plots, results, tables
+from e2e.demo import chat, plots, results, tables
 from e2e.demo.board import Board
-from e2e.demo.chat import Speaker, pod_name, server_pod
 from e2e.demo.objects import Turn
 from e2e.demo.results import Results
 
@@ -95,11 +95,19 @@ def test_who_serves_is_asked_by_its_service(recorded: Load) -> None:
     assert [(s.name, s.service) for s in speakers] == [("base", None), ("luna-1", "luna"), ("luna-2", None)]
 
 
-def test_the_pod_that_answers_is_restricted() -> None:
-    speaker = Speaker("base", "pvc://flywheel/models/base")
-    pod = server_pod(speaker, "trainer:1")
-    assert pod["metadata"]["name"] == pod_name(speaker)
-    assert pod["spec"]["securityContext"]["runAsNonRoot"]
-    (container,) = pod["spec"]["containers"]
-    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-    assert all(m["readOnly"] for m in container["volumeMounts"] if m["name"] != "tmp")
+def test_the_same_prompt_goes_to_all(recorded: Load) -> None:
+    class Answering(FakeClaim):
+        asked: ClassVar[list[Any]] = []
+
+        def python(self, program: str, job: object) -> str:
+            self.asked.append(job)
+            return "Hey!\n" if program == chat.ASK else 'Loading\n\n{"base": "Hm.", "luna-2": "Hi."}\n'
+
+    speakers = results.speakers("pvc://flywheel/models/base", [recorded("promoted"), recorded("gated")], "luna")
+    messages = [{"role": "user", "content": "Hello"}]
+    found = chat.answers(Answering({}), speakers, messages)  # type: ignore[arg-type]
+    assert list(found.items()) == [("base", "Hm."), ("luna-1", "Hey!"), ("luna-2", "Hi.")]
+    service, hidden = Answering.asked
+    assert service["url"] == "http://luna/v1/chat/completions"
+    assert service["body"]["messages"] == hidden["messages"] == messages
+    assert hidden["models"]["base"] == "/mnt/claim/models/base"

@@ -1,0 +1,89 @@
+"""What goes onto the claim: the base model, preferences, and for each generation a slice of the traffic of its own."""
+
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from e2e.demo.errors import DemoError
+from e2e.demo.manifests import GENERATIONS
+from flywheel_trainer.data.rows import DATA_FILE
+
+Say = Callable[[str], None]
+
+TRAFFIC = 1800
+"""Conversations: two slices with more than 50 held-out users of each origin, which the default gates need."""
+PREFERENCES = 640
+"""Conversations to which the base model replies; about half of them make a pair."""
+
+TENTHS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """Place on the claim -> local folder, and in words where all of it comes from."""
+
+    folders: dict[str, Path]
+    rule: str
+
+
+def prepare(say: Say) -> Material:
+    """Make everything, or find it in the cache.
+
+    Raises:
+        DemoError: the packages could not be installed, or hold something unexpected.
+    """
+    from e2e.demo import data  # noqa: PLC0415 -- it brings torch, and torch takes seconds
+
+    told: set[str] = set()
+
+    def report(message: str, share: float) -> None:
+        text = f"{message}, {int(share * TENTHS) * TENTHS} %"
+        if text not in told:
+            told.add(text)
+            say(text)
+
+    try:
+        made = data.prepare(data.Sizes(TRAFFIC, PREFERENCES), report=report)
+    except subprocess.CalledProcessError as error:
+        raise DemoError(
+            f"pip could not install the packages with model and data (exit code {error.returncode})"
+        ) from error
+    except RuntimeError as error:
+        raise DemoError(str(error)) from error
+    folders = {"models/base": made.model}
+    for origin in data.ORIGINS:
+        folders[f"data/preferences-{origin.lower()}"] = made.preferences[origin]
+        for number, folder in enumerate(slices(made.traffic[origin], len(GENERATIONS)), start=1):
+            folders[f"data/traffic-{number}-{origin.lower()}"] = folder
+    return Material(folders, rule(made.facts))
+
+
+def slices(folder: Path, count: int) -> list[Path]:
+    """Deals the rows of a source to `count` folders beside it, in turn, so that no conversation is in two.
+
+    People come back: a user may be in several. The hold-out goes by user, so who judges one generation trains none.
+    """
+    lines = (folder / DATA_FILE).read_text(encoding="utf-8").splitlines(keepends=True)
+    found = []
+    for number in range(count):
+        target = folder.with_name(f"{folder.name}-slice-{number + 1}-of-{count}")
+        text = "".join(lines[number::count])
+        target.mkdir(exist_ok=True)
+        if not (target / DATA_FILE).is_file() or (target / DATA_FILE).read_text(encoding="utf-8") != text:
+            (target / DATA_FILE).write_text(text, encoding="utf-8")
+        found.append(target)
+    return found
+
+
+def rule(facts: dict[str, Any]) -> str:
+    """How preferences and origins came about."""
+    return (
+        "The rule behind the preferences: chosen is what the human really replied, rejected what the base model said "
+        f"to the same prefix, cut to a comparable length ({facts['pairs']} pairs; on all of them the better of "
+        f'"longer wins" and "shorter wins" is right in {facts["lengthOnlyAccuracyCharacters"]:.0%}). '
+        f"The data has one origin; of the users, 40 % by a hash of their id are called Internal "
+        f"({facts['usersByOrigin']['Internal']} users), the others User ({facts['usersByOrigin']['User']} users), "
+        "so a gap between the two is chance."
+    )
