@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 CNI_RESULTS = Path("/var/lib/cni/results")
 CONTAINER_LOGS = Path("/var/log/containers")
-CONTAINER_ID = 64
-"""Length of a container's id; cluster names are shorter."""
 SHIM_SOCKETS = Path("/run/containerd/s")
 
 
@@ -56,13 +54,13 @@ def _remove_shim_sockets(layout: Layout) -> None:
 
 def _remove_strays(layout: Layout) -> None:
     """libcni keeps results, and the kubelet keeps links to logs, in folders that cannot be chosen."""
-    for file in CNI_RESULTS.glob(f"{layout.network}-*"):
-        container = file.name.removeprefix(f"{layout.network}-").partition("-")[0]
-        if len(container) == CONTAINER_ID:  # else it is of flywheel-test, when this is flywheel
-            file.unlink(missing_ok=True)
-            (CNI_RESULTS / f"cni-loopback-{container}-lo").unlink(missing_ok=True)
+    ours = f"{layout.root}/"  # each result names the pod's namespace, which lies in our folder
+    for file in CNI_RESULTS.glob("*"):
+        with contextlib.suppress(OSError):  # another cluster removes its own at the same time
+            if ours in file.read_text(errors="replace"):
+                file.unlink(missing_ok=True)
     for link in CONTAINER_LOGS.glob("*.log"):
-        if link.is_symlink() and str(link.readlink()).startswith(f"{layout.root}/"):
+        if link.is_symlink() and str(link.readlink()).startswith(ours):
             link.unlink(missing_ok=True)
     _remove_empty(CNI_RESULTS, CNI_RESULTS.parent, CONTAINER_LOGS)
 

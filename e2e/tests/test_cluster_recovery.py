@@ -83,8 +83,11 @@ def traces(name: str) -> list[str]:
     found = [str(path) for path in (layout.root, layout.link, layout.lock) if path.exists()]
     found += [str(place) for place in mounts.below(layout.root)]
     found += [str(place / layout.cgroup) for place in cgroups.hierarchies() if (place / layout.cgroup).exists()]
-    for folder in (leftovers.CNI_RESULTS, leftovers.CONTAINER_LOGS):
-        found += [str(file) for file in folder.glob(f"*{layout.network}-*") if len(file.name) < 150]
+    for file in leftovers.CNI_RESULTS.glob("*"):
+        with contextlib.suppress(OSError):
+            found += [str(file)] if f"{layout.root}/" in file.read_text(errors="replace") else []
+    for link in leftovers.CONTAINER_LOGS.glob("*"):
+        found += [str(link)] if f"{layout.root}/" in str(link.readlink()) else []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             if str(layout.root) in file.read_bytes().decode(errors="replace").replace("\0", " "):
