@@ -116,6 +116,7 @@ def test_every_process_killed(cluster: Cluster) -> None:
     whole(cluster)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("server", ["etcd", "kube-apiserver", "containerd", "kubelet", "forwarder"])
 def test_one_server_killed(cluster: Cluster, server: str) -> None:
     record = Record.load(cluster.layout.record)
@@ -138,18 +139,21 @@ def test_every_process_killed_and_run_wiped(cluster: Cluster) -> None:
     whole(cluster)
 
 
+@pytest.mark.full
 def test_own_run_folder_wiped_under_a_living_cluster(cluster: Cluster) -> None:
     shutil.rmtree(cluster.layout.run, ignore_errors=True)
     cluster.up()
     whole(cluster)
 
 
+@pytest.mark.full
 def test_the_namespace_is_gone(cluster: Cluster) -> None:
     mounts.undo(cluster.layout.namespace)
     cluster.up()
     whole(cluster)
 
 
+@pytest.mark.full
 def test_a_stale_socket(cluster: Cluster) -> None:
     record = Record.load(cluster.layout.record)
     assert record is not None
@@ -160,6 +164,7 @@ def test_a_stale_socket(cluster: Cluster) -> None:
     whole(cluster)
 
 
+@pytest.mark.full
 def test_the_record_is_lost(cluster: Cluster) -> None:
     """Also when a lower slot has become free meanwhile: certificates and etcd hold the old addresses."""
     cluster.layout.record.unlink()
@@ -176,6 +181,7 @@ def test_down_after_every_process_was_killed(cluster: Cluster) -> None:
     assert traces(NAME) == []
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("moment", [0.3, 0.8, 1.5, 2.5])
 def test_up_killed_half_way(moment: float) -> None:
     cluster = Cluster(NAME)
@@ -215,6 +221,7 @@ def test_a_second_cluster_beside(cluster: Cluster) -> None:
     assert all(Process.of(process.pid) == process for process in first.processes.values())
 
 
+@pytest.mark.full
 def test_a_state_folder_too_long_for_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / ("long" * 15)))
     cluster = Cluster("flywheel-long")
