@@ -120,6 +120,7 @@ def _facts(rows: list[dict[str, Any]], loaded: chitchat.Traffic, pairs: preferen
         "medianWordsRejected": median(side("rejected")) if pairs.rows else None,
         "lengthOnlyAccuracyWords": preferences.length_only_accuracy(pairs.rows, words),
         "lengthOnlyAccuracyCharacters": preferences.length_only_accuracy(pairs.rows, len),
+        "unfinishedSentenceAccuracy": preferences.unfinished_accuracy(pairs.rows),
     }
 
 

@@ -4,7 +4,9 @@ The rule: the human's own reply is chosen, a reply that the base model sampled t
 "be more like these people", nothing finer. People write shorter replies than the model, so length alone would tell the
 two apart; therefore the sampled reply is cut at the end of the sentence that brings it closest to the human's length,
 pairs whose lengths still differ by more than `MAX_RATIO` are dropped, and of the rest as many are kept in which the
-human's is the longer as in which it is the shorter one.
+human's is the longer as in which it is the shorter one. Length is counted in characters. Other surface is not matched:
+half of the humans' replies end without a full stop and none of the model's, so a reward model can learn that, and
+facts.json says how far that alone goes.
 """
 
 import re
@@ -52,26 +54,26 @@ def pair(rows: Sequence[dict[str, Any]], replies: Sequence[str]) -> Pairs:
     shorter: list[dict[str, Any]] = []
     for row, reply in zip(rows, replies, strict=True):
         human = row["messages"][-1]["content"]
-        cut = closest(reply, _words(human))
+        cut = closest(reply, len(human))
         if not cut:
-            pairs.dropped["empty sample"] += 1
-        elif max(_words(cut), _words(human)) > MAX_RATIO * min(_words(cut), _words(human)):
+            pairs.dropped["no whole sentence"] += 1
+        elif max(len(cut), len(human)) > MAX_RATIO * min(len(cut), len(human)):
             pairs.dropped["lengths too different"] += 1
+        elif len(cut) == len(human):
+            pairs.dropped["same length"] += 1
         else:
-            # Equal numbers of words: characters decide, so that they give nothing away either.
-            target = longer if (_words(human), len(human)) > (_words(cut), len(cut)) else shorter
-            target.append(_pair(row, human, cut))
+            (longer if len(human) > len(cut) else shorter).append(_pair(row, human, cut))
     kept = min(len(longer), len(shorter))
     pairs.dropped["surplus of one length order"] = len(longer) + len(shorter) - 2 * kept
     pairs.rows = [row for both in zip(longer[:kept], shorter[:kept], strict=True) for row in both]
     return pairs
 
 
-def closest(reply: str, words: int) -> str:
-    """`reply` up to the end of the sentence that brings it closest to `words` words; a sentence cut short is no end."""
+def closest(reply: str, characters: int) -> str:
+    """`reply` up to the end of the sentence that brings it closest to so many characters; half a sentence is no end."""
     ends = [m.end() for m in _SENTENCE.finditer(reply) if m.group().strip() and m.group().rstrip()[-1] in ".!?"]
-    options = [reply[:end].strip() for end in ends] or [reply.strip()]
-    return min(options, key=lambda text: abs(_words(text) - words))
+    options = [reply[:end].strip() for end in ends]
+    return min(options, key=lambda text: abs(len(text) - characters), default="")
 
 
 def length_only_accuracy(rows: Sequence[dict[str, Any]], measure: Callable[[str], int]) -> float:
@@ -85,6 +87,15 @@ def length_only_accuracy(rows: Sequence[dict[str, Any]], measure: Callable[[str]
     return max(score, len(rows) - score) / len(rows)
 
 
+def unfinished_accuracy(rows: Sequence[dict[str, Any]]) -> float:
+    """The accuracy of the rule "the reply without a full stop at its end wins"; ties count half."""
+    score = 0.0
+    for row in rows:
+        chosen, rejected = (row[side][0]["content"].rstrip()[-1:] in ".!?" for side in ("chosen", "rejected"))
+        score += 0.5 + (rejected - chosen) / 2
+    return score / len(rows) if rows else 0.5
+
+
 def _pair(row: dict[str, Any], human: str, reply: str) -> dict[str, Any]:
     common = {key: row[key] for key in ("conversation", "user", "character", "origin", "time")}
     return {
@@ -93,7 +104,3 @@ def _pair(row: dict[str, Any], human: str, reply: str) -> dict[str, Any]:
         "chosen": [{"role": "assistant", "content": human}],
         "rejected": [{"role": "assistant", "content": reply}],
     }
-
-
-def _words(text: str) -> int:
-    return len(text.split())
