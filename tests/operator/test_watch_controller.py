@@ -23,8 +23,8 @@ from flywheel_operator.model.status import GenerationStatus, RewardModelStatus
 from flywheel_operator.plan.actions import Event, Plan, SwitchProduction
 from flywheel_operator.watch.controller import STUBBORN_FAILURES, Controller, Planners
 from flywheel_operator.watch.health import Vitals
-from flywheel_operator.watch.queue import WorkQueue
 from flywheel_operator.watch.routing import Router
+from flywheel_operator.watch.workqueue import WorkQueue
 from tests.operator.kube_objects import generation_raw, job_manifest, reward_model_raw
 
 pytestmark = pytest.mark.apiserver

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from flywheel_operator.watch.queue import AT_ONCE, LONGEST_PAUSE, SHORTEST_PAUSE, WorkQueue, pause
+from flywheel_operator.watch.workqueue import AT_ONCE, LONGEST_PAUSE, SHORTEST_PAUSE, WorkQueue, pause
 
 
 class Clock:

@@ -144,9 +144,9 @@ def test_what_the_runtime_says_reaches_the_pod() -> None:
     assert "command" not in container
 
 
-def test_several_gpus_start_one_process_each_in_training_stages_only() -> None:
+def test_several_gpus_share_memory() -> None:
     [container] = job(owner({"gpus": 4}), spec(), 1)["spec"]["template"]["spec"]["containers"]
-    assert container["command"][:3] == ["torchrun", "--standalone", "--nproc-per-node=4"]
+    assert container["resources"]["limits"] == {"nvidia.com/gpu": 4}
     assert {"name": "shm", "mountPath": "/dev/shm"} in container["volumeMounts"]
     one = {"gpus": 4, "stages": [{"stage": "sft", "gpus": 0, "resources": {"limits": {"cpu": 1}}}]}
     [container] = job(owner(one), spec(), 1)["spec"]["template"]["spec"]["containers"]

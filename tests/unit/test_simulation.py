@@ -61,11 +61,12 @@ class Adversary:
             (60, self.a_pass),
             (10, self.a_cut_pass),
             (25, self.a_job_goes_on),
-            (6, self.a_job_fails),
+            (6 if self.random.random() < 0.7 else 40, self.a_job_fails),
             (3, self.a_job_vanishes),
             (12, self.servers_change),
             (12, self.time_goes_by),
             (3, self.suspend_or_resume),
+            (4, self.suspend_for_a_moment),
             (1, self.abort),
             (5, self.promote),
             (6, self.roll_back),
@@ -147,6 +148,13 @@ class Adversary:
         if raw:
             raw["spec"]["suspend"] = not raw["spec"].get("suspend", False)
 
+    def suspend_for_a_moment(self) -> None:
+        raw = self.someone()
+        if raw:
+            for suspended in (True, False):
+                raw["spec"]["suspend"] = suspended
+                self.world.step(raw["metadata"]["name"])
+
     def annotate(self, command: str, value: str | None) -> None:
         raw = self.someone()
         if raw and value is not None:
@@ -200,7 +208,7 @@ def leave_alone(world: World) -> int:
         raw["spec"]["suspend"] = False
     for round_ in range(PASSES):
         before = str((world.generations, world.reward_models, world.services))
-        for name in [*world.generations, *world.reward_models]:
+        for name in [*world.generations, *world.reward_models] * world.random.choice([1, 1, 2]):
             world.step(name)
         for name in list(world.generations):
             status = world.generation(name).status
@@ -234,6 +242,9 @@ def test_whatever_happens_the_invariants_hold_and_everything_ends(seed: int) -> 
             leave_alone(world)
         world.generations |= later
     adversary.run(STEPS)
+    for name in adversary.everyone():
+        world.step(name)
+    assert world.stray() == [], "what has ended leaves nothing running"
     leave_alone(world)
     # What has ended stays so, and nothing is asked of the cluster any more.
     serving = world.serving()

@@ -1,6 +1,7 @@
 """A small world for the planners: the objects of one namespace, an executor with the rules of the real one, and the
 invariants that nothing may ever break, checked at every write."""
 
+import collections
 import copy
 import functools
 import json
@@ -98,6 +99,8 @@ class World:
     version: int = 0
     done: dict[str, StageResult] = field(default_factory=dict)
     overfitted: set[str] = field(default_factory=set)
+    broken: set[str] = field(default_factory=set)
+    burnt: collections.Counter[tuple[str, str]] = field(default_factory=collections.Counter)
 
     # ------------------------------------------------------------------ looking
 
@@ -245,6 +248,7 @@ class World:
             assert owner == uid, "a name is never another object's"
             return
         if kind == "Job":
+            self.broken.discard(name)
             job = Job(copy.deepcopy(manifest), JobView(name, JobState.PENDING))
             rivals = [
                 n
@@ -252,6 +256,7 @@ class World:
                 if j.owner == job.owner and (j.view.state in LIVE or j.view.state is JobState.DELETING)
             ]
             assert not rivals, f"{name} is created while {rivals} of the same stage runs"
+            assert self.burnt[job.owner] <= self._budget(uid), "the budget of retries is kept"
             config = next(
                 v["configMap"]["name"] for v in manifest["spec"]["template"]["spec"]["volumes"] if v["name"] == "spec"
             )
@@ -325,17 +330,27 @@ class World:
             if before.phase in TERMINAL:
                 assert status.verdict == before.verdict
                 assert status.completion_time == before.completion_time
-            budget = raw["spec"].get("retryPolicy", {}).get("maxRetries", 3)
         else:
             before, terminal, table = (
                 _reward_model(json.dumps(raw)).status, REWARD_MODEL_TERMINAL, REWARD_MODEL_TRANSITIONS,
             )  # fmt: skip
-            budget = 3
         assert status.phase in table[before.phase], f"{before.phase} -> {status.phase}"
         assert (status.completion_time is not None) == (status.phase in terminal)
+        budget = self._budget(raw["metadata"]["uid"])
+        jobs = {s.name: s.job for s in before.stages}
         for stage in status.stages:
             assert stage.failures <= budget + (stage.state is StageState.FAILED)
+            job = jobs.get(stage.name)
+            if job in self.broken and stage.state in (StageState.RETRYING, StageState.FAILED):
+                self.burnt[raw["metadata"]["uid"], stage.name.value] += 1
+                self.broken.discard(job)
         raw["status"] = status.to_json()
+
+    def _budget(self, uid: str) -> int:
+        everyone = [*self.generations.values(), *self.reward_models.values()]
+        spec = next(raw["spec"] for raw in everyone if raw["metadata"]["uid"] == uid)
+        budget: int = spec.get("retryPolicy", {}).get("maxRetries", 3)
+        return budget
 
     def _delete(self, ref: Ref) -> None:
         if ref.kind == "Job":
@@ -381,6 +396,9 @@ class World:
     def fail(self, job: Job, how: str) -> None:
         """The pod ends otherwise."""
         name, stage = job.view.name, Stage(job.owner[1])
+        self.broken.discard(name)
+        if how in ("oom", "unreadable"):
+            self.broken.add(name)
         match how:
             case "interrupted":
                 job.view = JobView(name, JobState.FAILED, exit_code=143)

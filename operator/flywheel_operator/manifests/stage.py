@@ -17,7 +17,6 @@ from flywheel_operator.model.objects import Metadata
 CONTAINER: Final = "stage"
 FINISHED_JOB_TTL_SECONDS: Final = 86400
 """Finished Jobs stay a day for their logs; their outcome has long been in status."""
-_TRAINING: Final = frozenset({Stage.REWARD_MODEL, Stage.SFT, Stage.DPO, Stage.RL})
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +119,9 @@ def _pod(owner: StageOwner, spec: StageSpec, config: str) -> Manifest:
         "resources": resources(wanted, gpus),
         "volumeMounts": mounts,
     }
-    if gpus > 1 and spec.stage in _TRAINING:
-        container["command"] = ["torchrun", "--standalone", f"--nproc-per-node={gpus}", "-m", "flywheel_trainer"]
-        # NCCL and the data loaders talk through shared memory; a container has 64 MiB of it by default.
+    if gpus > 1:
+        # The trainer starts a process for each accelerator. NCCL and the data loaders talk through shared memory,
+        # of which a container has 64 MiB by default.
         vols.append({"name": "shm", "emptyDir": {"medium": "Memory"}})
         mounts.append({"name": "shm", "mountPath": "/dev/shm"})
     return pod_spec(runtime, container, vols, owner.pull_secrets)

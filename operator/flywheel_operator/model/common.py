@@ -123,7 +123,7 @@ class Runtime(Record):
     priority_class_name: Name | None = Field(None, description="PriorityClass of the pods.")
     node_selector: dict[str, str] = Field(default_factory=dict, description="Labels that a node must have.")
     tolerations: list[Toleration] = Field(default_factory=list, max_length=32, description="Taints that are tolerated.")
-    gpus: int = Field(0, ge=0, le=64, description="GPUs per pod (nvidia.com/gpu); more than one starts torchrun.")
+    gpus: int = Field(0, ge=0, le=64, description="GPUs per pod (nvidia.com/gpu); training starts a process for each.")
     resources: Resources = Field(default_factory=Resources, description="Resources of every stage's pod.")
     termination_grace_period_seconds: int = Field(
         120, ge=0, le=86400, description="Seconds between SIGTERM, on which a checkpoint is saved, and the end."

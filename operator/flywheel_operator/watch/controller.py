@@ -31,8 +31,8 @@ from flywheel_operator.model.observed import ObservedGeneration, ObservedRewardM
 from flywheel_operator.model.status import GenerationStatus, RewardModelStatus
 from flywheel_operator.plan.actions import Event, Plan
 from flywheel_operator.watch.health import Vitals
-from flywheel_operator.watch.queue import WorkQueue
 from flywheel_operator.watch.routing import Router
+from flywheel_operator.watch.workqueue import WorkQueue
 
 PASS_SECONDS: Final = 120.0
 STUBBORN_FAILURES: Final = 5

@@ -21,8 +21,8 @@ from flywheel_operator.watch import health
 from flywheel_operator.watch.controller import Controller, Planners
 from flywheel_operator.watch.handlers import Watcher
 from flywheel_operator.watch.leader import Leader
-from flywheel_operator.watch.queue import WorkQueue
 from flywheel_operator.watch.routing import Router
+from flywheel_operator.watch.workqueue import WorkQueue
 
 DRAIN_SECONDS: Final = 10.0
 """Passes under way may end within this time after SIGTERM; a pass that is cut off harms nothing."""
