@@ -179,3 +179,19 @@ class GatesSpec(Record):
         description="Your own gates, added to the defaults or replacing those of the same name.",
         json_schema_extra=list_map("name"),
     )
+
+
+class RunSpec(Record):
+    """What every kind with stages has: where outputs go, how its pods run, when it stops."""
+
+    artifacts: ArtifactsSpec = Field(description="Where outputs go.")
+    runtime: Runtime = Field(default_factory=Runtime, description="How the pods run.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of all draws.")
+    suspend: bool = Field(False, description="Stop the running Job (a checkpoint is saved) and start no other.")
+    retry_policy: RetryPolicy = Field(default_factory=RetryPolicy, description="Retries of broken stages.")
+    active_deadline_seconds: int | None = Field(
+        None, ge=1, le=31_536_000, description="It fails when it is not done after this time; suspended time is free."
+    )
+    ttl_seconds_after_finished: int | None = Field(
+        None, ge=0, le=315_360_000, description="Jobs and stage ConfigMaps are removed this long after its end."
+    )

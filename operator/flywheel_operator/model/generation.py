@@ -17,12 +17,10 @@ from flywheel_contract.params import (
 from flywheel_contract.stage_spec import SYSTEM_PROMPT_MAX_LENGTH, Name
 from flywheel_contract.stages import Stage
 from flywheel_operator.model.common import (
-    ArtifactsSpec,
     DataSource,
     GatesSpec,
     Resources,
-    RetryPolicy,
-    Runtime,
+    RunSpec,
     SafeUri,
     SourceName,
     cel,
@@ -195,7 +193,7 @@ class ServingSpec(Record):
     )
 
 
-class GenerationSpec(Record):
+class GenerationSpec(RunSpec):
     """What one turn of the wheel does. Unchangeable once it has started, but for suspend, rollout and ttl."""
 
     model_config = ConfigDict(
@@ -226,7 +224,6 @@ class GenerationSpec(Record):
         description="Characters and their system prompts.",
         json_schema_extra=list_map("name"),
     )
-    artifacts: ArtifactsSpec = Field(description="Where outputs go.")
     data: DataSpec = Field(description="What it learns from.")
     curation: CurateParams = Field(default_factory=CurateParams, description="Which conversations are used.")
     rewards: list[RewardRef] = Field(
@@ -244,16 +241,6 @@ class GenerationSpec(Record):
     )
     rollout: RolloutSpec = Field(default_factory=RolloutSpec, description="What happens once the gates are passed.")
     serving: ServingSpec = Field(default_factory=ServingSpec, description="The model server.")
-    runtime: Runtime = Field(default_factory=Runtime, description="How the pods run.")
-    seed: int = Field(0, ge=0, lt=2**31, description="Seed of all draws.")
-    suspend: bool = Field(False, description="Stop the running Job (a checkpoint is saved) and start no other.")
-    retry_policy: RetryPolicy = Field(default_factory=RetryPolicy, description="Retries of broken stages.")
-    active_deadline_seconds: int | None = Field(
-        None, ge=1, le=31_536_000, description="It fails when it is not done after this time; suspended time is free."
-    )
-    ttl_seconds_after_finished: int | None = Field(
-        None, ge=0, le=315_360_000, description="Jobs and stage ConfigMaps are removed this long after its end."
-    )
 
 
 FROZEN: dict[str, bool] = {

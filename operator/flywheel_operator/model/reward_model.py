@@ -4,18 +4,17 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from flywheel_contract.base import Record
 from flywheel_contract.metric_names import REPORTED_BY
 from flywheel_contract.params import RewardModelParams
 from flywheel_contract.stages import Stage
-from flywheel_operator.model.common import ArtifactsSpec, DataSource, GatesSpec, RetryPolicy, Runtime, SafeUri, list_map
+from flywheel_operator.model.common import DataSource, GatesSpec, RunSpec, SafeUri, list_map
 from flywheel_operator.model.generation import CharacterSpec, frozen_rules
 
 REWARD_MODEL_METRICS = sorted(m.value for m in REPORTED_BY[Stage.REWARD_MODEL])
 """The metrics that a RewardModel's gates may name."""
 
 
-class RewardModelSpec(Record):
+class RewardModelSpec(RunSpec):
     """How a judge is trained. Unchangeable once it has started, but for suspend and ttl."""
 
     type: Literal["Pointwise"] = Field("Pointwise", description="Pointwise: one score per reply (Bradley-Terry).")
@@ -26,7 +25,6 @@ class RewardModelSpec(Record):
         description="Characters and their system prompts.",
         json_schema_extra=list_map("name"),
     )
-    artifacts: ArtifactsSpec = Field(description="Where outputs go.")
     preferences: list[DataSource] = Field(
         min_length=1, max_length=8, description="Preference pairs.", json_schema_extra=list_map("name")
     )
@@ -34,16 +32,6 @@ class RewardModelSpec(Record):
     gates: GatesSpec = Field(
         default_factory=GatesSpec,
         description="What it must pass to become Ready. Default: better than chance on held-out pairs.",
-    )
-    runtime: Runtime = Field(default_factory=Runtime, description="How the pods run.")
-    seed: int = Field(0, ge=0, lt=2**31, description="Seed of all draws.")
-    suspend: bool = Field(False, description="Stop the running Job (a checkpoint is saved) and start no other.")
-    retry_policy: RetryPolicy = Field(default_factory=RetryPolicy, description="Retries of broken stages.")
-    active_deadline_seconds: int | None = Field(
-        None, ge=1, le=31_536_000, description="It fails when it is not done after this time; suspended time is free."
-    )
-    ttl_seconds_after_finished: int | None = Field(
-        None, ge=0, le=315_360_000, description="Jobs and stage ConfigMaps are removed this long after its end."
     )
 
 

@@ -25,10 +25,10 @@ from flywheel_operator.plan.prerequisites import WAIT_SECONDS, Missing, Prerequi
 from flywheel_operator.plan.running import (
     clean_up_after_ttl,
     current_stage,
+    deadline_passed,
     delete_stray_jobs,
     interrupt_stages,
     resume,
-    seconds_left,
     show_progress,
     suspend,
     take_step,
@@ -74,14 +74,10 @@ def plan(observed: ObservedGeneration) -> Plan[GenerationStatus]:
 
 def _go_on(draft: Draft[GenerationStatus], observed: ObservedGeneration) -> None:
     spec = observed.generation.spec
-    left = seconds_left(draft.status, spec.active_deadline_seconds, observed.now)
-    if left is not None and left <= 0:
-        interrupt_stages(draft)
-        message = f"not done within spec.activeDeadlineSeconds ({spec.active_deadline_seconds} s)"
-        promotion.end(draft, Phase.FAILED, reasons.DEADLINE_EXCEEDED, message)
+    too_late = deadline_passed(draft, spec.active_deadline_seconds)
+    if too_late is not None:
+        promotion.end(draft, Phase.FAILED, reasons.DEADLINE_EXCEEDED, too_late)
         return
-    if left is not None:
-        draft.look_again(left)
     if draft.status.snapshot is None:
         _prepare(draft, observed)
     else:

@@ -17,10 +17,10 @@ from flywheel_operator.plan.prerequisites import WAIT_SECONDS, Missing, resolve_
 from flywheel_operator.plan.running import (
     clean_up_after_ttl,
     current_stage,
+    deadline_passed,
     delete_stray_jobs,
     interrupt_stages,
     resume,
-    seconds_left,
     show_progress,
     suspend,
     take_step,
@@ -55,14 +55,10 @@ def plan(observed: ObservedRewardModel) -> Plan[RewardModelStatus]:
 
 def _run(draft: Draft[RewardModelStatus], observed: ObservedRewardModel) -> None:
     spec = observed.reward_model.spec
-    left = seconds_left(draft.status, spec.active_deadline_seconds, observed.now)
-    if left is not None and left <= 0:
-        interrupt_stages(draft)
-        message = f"not done within spec.activeDeadlineSeconds ({spec.active_deadline_seconds} s)"
-        _end(draft, RewardModelPhase.FAILED, reasons.DEADLINE_EXCEEDED, message)
+    too_late = deadline_passed(draft, spec.active_deadline_seconds)
+    if too_late is not None:
+        _end(draft, RewardModelPhase.FAILED, reasons.DEADLINE_EXCEEDED, too_late)
         return
-    if left is not None:
-        draft.look_again(left)
     characters = resolve_characters(spec.characters, observed)
     if isinstance(characters, Missing):
         if draft.status.start_time is None or draft.status.phase is RewardModelPhase.SUSPENDED:

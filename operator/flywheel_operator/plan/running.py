@@ -1,6 +1,5 @@
 """What Generation and RewardModel share while their stages run."""
 
-from datetime import datetime
 from typing import Any
 
 from flywheel_operator.manifests.stage import config_map_name
@@ -98,11 +97,17 @@ def resume(draft: Draft[Any]) -> None:
         draft.event("Normal", "Resumed", f"resumed after {spent} s")
 
 
-def seconds_left(status: ObjectStatus, deadline: int | None, now: datetime) -> float | None:
-    """Seconds until the active deadline; None where there is none, or it has not started."""
-    if deadline is None or status.start_time is None:
+def deadline_passed(draft: Draft[Any], deadline: int | None) -> str | None:
+    """Where the active deadline has passed: stops the stages and answers the sentence that says so."""
+    started = draft.status.start_time
+    if deadline is None or started is None:
         return None
-    return deadline - ((now - status.start_time).total_seconds() - status.suspended_seconds)
+    left: float = deadline - ((draft.now - started).total_seconds() - draft.status.suspended_seconds)
+    if left > 0:
+        draft.look_again(left)
+        return None
+    interrupt_stages(draft)
+    return f"not done within spec.activeDeadlineSeconds ({deadline} s)"
 
 
 def clean_up_after_ttl(draft: Draft[Any], ttl: int | None) -> None:
