@@ -154,6 +154,9 @@ class Adversary:
             for suspended in (True, False):
                 raw["spec"]["suspend"] = suspended
                 self.world.step(raw["metadata"]["name"])
+                uid, deleted = raw["metadata"]["uid"], "deletionTimestamp" in raw["metadata"]
+                live = [n for n, j in self.world.jobs.items() if j.owner[0] == uid and j.view.state in LIVE]
+                assert deleted or not suspended or live == [], "nothing runs while it is suspended"
 
     def annotate(self, command: str, value: str | None) -> None:
         raw = self.someone()
