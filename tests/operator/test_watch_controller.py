@@ -106,6 +106,23 @@ async def test_a_pass_writes_the_status_says_the_events_and_wakes_others(bench: 
     assert (bench.count("changed"), bench.count("unchanged")) == (1, 1)
 
 
+async def test_generations_of_a_lineage_are_looked_at_one_after_the_other(bench: Bench) -> None:
+    await bench.create(generation_raw("g2"))
+    seen: dict[str, Phase] = {}
+
+    def plan(observed: ObservedGeneration) -> Plan[GenerationStatus]:
+        mate = {"g1": "g2", "g2": "g1"}[observed.generation.metadata.name]
+        seen[observed.generation.metadata.name] = observed.generations[mate].status.phase
+        return Plan(status=GenerationStatus(phase=Phase.RUNNING))
+
+    bench.plan = plan
+    await bench.controller.resync()
+    keys = [Key("Generation", bench.namespace, name) for name in ("g1", "g2")]
+    assert await asyncio.gather(*(bench.controller.handle(key) for key in keys)) == ["changed", "changed"]
+    # The second one to have its turn saw what the first one had written.
+    assert sorted(seen.values()) == [Phase.PENDING, Phase.RUNNING]
+
+
 async def test_a_reward_model_has_its_own_planner(bench: Bench) -> None:
     await bench.create(reward_model_raw())
     assert await bench.controller.handle(Key("RewardModel", bench.namespace, "rm1")) == "unchanged"

@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from flywheel_operator import logs
 from flywheel_operator.kube import faults
@@ -86,6 +87,8 @@ class Controller:
         self._metrics = metrics
         self._vitals = vitals
         self._namespaces: tuple[str | None, ...] = namespaces or (None,)
+        # Weak: a lineage that nobody works on needs no lock.
+        self._lineages: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self.synced = asyncio.Event()
         """Set once every object has been queued: the API server serves our kinds, and we may list them."""
         self._decide: dict[str, Callable[[Raw, datetime], Awaitable[_Decision]]] = {
@@ -141,8 +144,9 @@ class Controller:
             raw: Raw | None = None
             try:
                 async with asyncio.timeout(PASS_SECONDS):
-                    raw = await self._api.get(OWN[key.kind], key.namespace, key.name)
-                    result = self._gone(key) if raw is None else await self._pass(key, raw)
+                    async with self._turn(key):
+                        raw = await self._api.get(OWN[key.kind], key.namespace, key.name)
+                        result = self._gone(key) if raw is None else await self._pass(key, raw)
             except TimeoutError:
                 result = await self._failed(key, raw, UnavailableError(f"the pass took more than {PASS_SECONDS:.0f} s"))
             except KubeError as error:
@@ -152,6 +156,19 @@ class Controller:
                 result = await self._failed(key, raw, BugError(f"{type(error).__name__}: {error}"))
         self._metrics.passed(key.kind, result, time.monotonic() - started)
         return result
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, key: Key) -> AsyncIterator[None]:
+        """Generations of one lineage are looked at one after the other.
+
+        They share what serves: a former one that is being scaled to zero must not cross a rollback that needs it.
+        """
+        lineage = self._router.lineage(key)
+        if not lineage:
+            yield
+            return
+        async with self._lineages.setdefault((key.namespace, lineage), asyncio.Lock()):
+            yield
 
     async def _pass(self, key: Key, raw: Raw) -> str:
         now = datetime.now(UTC)

@@ -50,6 +50,11 @@ class Router:
             return self._lineage(metadata["namespace"], lineage)
         return set()
 
+    def lineage(self, key: Key) -> str:
+        """The lineage of a Generation that we have seen; empty for what has none."""
+        known = self._known.get(key)
+        return known.lineage if known else ""
+
     def keep_only(self, keys: set[Key]) -> set[Key]:
         """Forgets all others, and says which those were."""
         gone = set(self._known) - keys
