@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from flywheel_contract.exit_codes import ExitCode
-from flywheel_contract.stage_result import Reason
+from flywheel_contract.stage_result import Reason, StageResult
 from flywheel_contract.stage_spec import SftSpec
+from flywheel_contract.stages import Stage
 from flywheel_trainer import __main__, launch, logs
 from flywheel_trainer.artifacts import Store
 from flywheel_trainer.context import StageContext
@@ -54,6 +55,11 @@ def test_every_failure_has_its_code_and_reason(error: BaseException, code: int, 
 
 def test_the_type_of_an_unknown_error_is_told() -> None:
     assert classify(KeyError("x"))[2] == "KeyError: 'x'"
+
+
+def test_an_error_that_quotes_what_is_no_text_can_still_be_told() -> None:
+    text = classify(DataError("line 3: \udcff"))[2]
+    assert StageResult(stage=Stage.CURATE, reason=Reason.INVALID_DATA, message=text).message == "line 3: ?"
 
 
 @pytest.mark.parametrize(

@@ -93,9 +93,9 @@ def classify(error: BaseException) -> tuple[ExitCode, Reason, str]:
     if isinstance(error, StopNow):
         return Interrupted.exit_code, Interrupted.reason, "SIGTERM arrived; the next attempt goes on from here"
     if isinstance(error, StageError):
-        return error.exit_code, error.reason, str(error)
+        return error.exit_code, error.reason, _printable(str(error))
     chain = list(_causes(error))
-    text = f"{type(error).__name__}: {error}"
+    text = _printable(f"{type(error).__name__}: {error}")
     if any(_is_out_of_memory(e) for e in chain):
         return ExitCode.FAULT, Reason.OUT_OF_MEMORY, f"out of memory: {text}"
     if any(_is_disk_full(e) for e in chain):
@@ -175,6 +175,11 @@ def _finish(ctx: StageContext, outcome: StageOutcome, started: str) -> StageResu
     ctx.store.publish(ctx.uri, {**outputs, **beside}, manifest)
     ctx.store.drop_work(ctx.uri, ctx.work)
     return _result(ctx, manifest, outcome.message)
+
+
+def _printable(text: str) -> str:
+    """`text` without lone surrogates, which a library's error may quote from a file and no JSON can hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _result(ctx: StageContext, manifest: Manifest, message: str, *, reused: bool = False) -> StageResult:
