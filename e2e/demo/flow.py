@@ -48,7 +48,7 @@ class Demo:
         with self.step("Images of operator and trainer"):
             images = self._target.images(installation.IMAGES)
         with self.step("Base model and data"):
-            prepared = material.prepare(self._reporter.say)
+            prepared = material.prepare(self._reporter.say, OUTPUT / "prepare.log")
         kubectl = self.kubectl()
         claim = storage.Claim(kubectl, images["trainer"])
         with self.step("Operator, by its Helm chart"):

@@ -1,6 +1,12 @@
-"""What goes onto the claim: the base model, preferences, and for each generation a slice of the traffic of its own."""
+"""What goes onto the claim: the base model, preferences, and for each generation a slice of the traffic of its own.
 
+It is made in a process of its own (`python -m e2e.demo.material`), so that neither torch nor its progress bars get in
+the way of the live view.
+"""
+
+import json
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +24,8 @@ PREFERENCES = 640
 """Conversations to which the base model replies; about half of them make a pair."""
 
 TENTHS = 10
+SAYS, MADE = "says", "made"
+"""Keys of the lines of JSON by which the process tells how far it is, and in the end what it made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +36,30 @@ class Material:
     rule: str
 
 
-def prepare(say: Say) -> Material:
-    """Make everything, or find it in the cache.
+def prepare(say: Say, log: Path) -> Material:
+    """Make everything, or find it in the cache. What the libraries print goes into `log`.
 
     Raises:
-        DemoError: the packages could not be installed, or hold something unexpected.
+        DemoError: it could not be made; the end of the log says why.
     """
-    from e2e.demo import data  # noqa: PLC0415 -- it brings torch, and torch takes seconds
+    log.parent.mkdir(parents=True, exist_ok=True)
+    made: dict[str, Any] | None = None
+    command = [sys.executable, "-m", "e2e.demo.material"]
+    with log.open("w", encoding="utf-8") as errors:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
+            for line in process.stdout or ():
+                told = json.loads(line)
+                made = told.get(MADE, made)
+                if SAYS in told:
+                    say(told[SAYS])
+    if process.returncode or made is None:
+        raise DemoError(f"preparing model and data failed ({log}): {log.read_text(encoding='utf-8').strip()[-600:]}")
+    return Material({place: Path(folder) for place, folder in made["folders"].items()}, made["rule"])
+
+
+def make(say: Say) -> Material:
+    """As `prepare`, in this process."""
+    from e2e.demo import data  # noqa: PLC0415 -- it brings torch
 
     told: set[str] = set()
 
@@ -44,14 +69,7 @@ def prepare(say: Say) -> Material:
             told.add(text)
             say(text)
 
-    try:
-        made = data.prepare(data.Sizes(TRAFFIC, PREFERENCES), report=report)
-    except subprocess.CalledProcessError as error:
-        raise DemoError(
-            f"pip could not install the packages with model and data (exit code {error.returncode})"
-        ) from error
-    except RuntimeError as error:
-        raise DemoError(str(error)) from error
+    made = data.prepare(data.Sizes(TRAFFIC, PREFERENCES), report=report)
     folders = {"models/base": made.model}
     for origin in data.ORIGINS:
         folders[f"data/preferences-{origin.lower()}"] = made.preferences[origin]
@@ -87,3 +105,18 @@ def rule(facts: dict[str, Any]) -> str:
         f"({facts['usersByOrigin']['Internal']} users), the others User ({facts['usersByOrigin']['User']} users), "
         "so a gap between the two is chance."
     )
+
+
+def main() -> None:
+    """Make it, and tell on standard output, a line of JSON at a time."""
+
+    def tell(key: str, value: object) -> None:
+        sys.stdout.write(json.dumps({key: value}) + "\n")
+        sys.stdout.flush()
+
+    made = make(lambda text: tell(SAYS, text))
+    tell(MADE, {"folders": {place: str(folder) for place, folder in made.folders.items()}, "rule": made.rule})
+
+
+if __name__ == "__main__":
+    main()
