@@ -76,13 +76,13 @@ class Turn:
         return {m.name: m for m in found.metrics} if found is not None else {}
 
     def why(self) -> str:
-        """The sentence of the condition that says what it does, or waits for, or died of."""
-        for wanted in ("Complete", "Ready", "Progressing"):
+        """The sentence of the condition that says what it does or waits for, or, at its end, what it died of."""
+        order = ("Complete", "Ready", "Progressing") if self.ended else ("Progressing",)
+        for wanted in order:
             for condition in self.status.conditions:
-                if condition.type == wanted and condition.status == "False" and condition.message:
+                if condition.type == wanted and (condition.status == "False" or not self.ended) and condition.message:
                     return f"{condition.reason}: {condition.message}"
-        progressing = next((c for c in self.status.conditions if c.type == "Progressing"), None)
-        return progressing.message if progressing is not None else ""
+        return ""
 
 
 def seconds(stage: StageStatus, now: datetime) -> float | None:

@@ -1,5 +1,6 @@
 """The live view: steps, then each turn of the wheel with its stages, progress, losses and gates."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from rich.console import Group, RenderableType
@@ -29,7 +30,7 @@ GATE_MARKS = {"Passed": ("✓", "green"), "Failed": ("✗", "red"), "NotMeasured
 def render(board: Board, now: datetime) -> RenderableType:
     """The whole view. Ended turns fold into a line and their gates, so that it fits on a screen."""
     parts: list[RenderableType] = [Text(f"CharacterFlywheel demo, {duration((now - board.began).total_seconds())}")]
-    parts += [_step(step, now) for step in board.steps]
+    parts += _steps_done(board.steps, now) + [_step(step, now) for step in board.steps if step.ended is None]
     for name in board.planned:
         turn = board.turns.get(name)
         if turn is None:
@@ -39,10 +40,21 @@ def render(board: Board, now: datetime) -> RenderableType:
     return Group(*parts)
 
 
+def _steps_done(steps: Sequence[Step], now: datetime) -> list[RenderableType]:
+    """All finished steps in a paragraph: the screen belongs to what runs."""
+    done = [step for step in steps if step.ended is not None]
+    if not done:
+        return []
+    text = Text("✓ ", style="green")
+    for number, step in enumerate(done):
+        text.append(", " if number else "", style="default")
+        text.append(step.title, style="default").append(f" {duration(step.seconds(now))}", style="dim default")
+    return [text]
+
+
 def _step(step: Step, now: datetime) -> RenderableType:
-    mark, style = ("✓", "green") if step.ended is not None else ("▶", "cyan")
-    line = Text.assemble((mark, style), f" {step.title} ", (duration(step.seconds(now)), "dim"))
-    if step.note and step.ended is None:
+    line = Text.assemble(("▶", "cyan"), f" {step.title} ", (duration(step.seconds(now)), "dim"))
+    if step.note:
         line.append(f"  {step.note}", style="dim")
     line.no_wrap, line.overflow = True, "ellipsis"
     return line
@@ -126,11 +138,16 @@ def _message(stage: StageStatus) -> str:
     return stage.message if stage.state is not StageState.PENDING else ""
 
 
-def _gates(turn: Turn) -> Table:
+def _gates(turn: Turn) -> RenderableType:
+    """Which gates passed, by name, and of each that did not the numbers."""
     table = Table.grid(padding=(0, 1))
+    kept = [gate.name for gate in turn.gates if gate.verdict == "Passed"]
+    if kept:
+        table.add_row(Text("  ✓", style="green"), Text(f"{len(kept)} of {len(turn.gates)} gates: {', '.join(kept)}"))
     for gate in turn.gates:
         mark, style = GATE_MARKS[gate.verdict]
-        table.add_row(Text(f"  {mark}", style=style), gate.name, measured(gate), Text(gate.bound, style="dim"))
+        if gate.verdict != "Passed":
+            table.add_row(Text(f"  {mark}", style=style), f"{gate.name} {measured(gate)}, not {gate.bound}")
     return table
 
 

@@ -49,7 +49,8 @@ def test_what_has_ended_folds_into_its_gates(recorded: Load) -> None:
     text = drawn(board(recorded("ready_reward_model"), recorded("promoted"), recorded("gated")))
     assert "luna-1 Generation: Promoted" in text
     assert "luna-2 Generation: Gated" in text
-    assert "✗ win-rate-ceiling-user 0.710 [0.640, 0.780] n=100 <= 0.65" in text
+    assert "✗ win-rate-ceiling-user 0.710 [0.640, 0.780] n=100, not <= 0.65" in text
+    assert "✓ 1 of 2 gates: win-rate" in text
     assert "evaluate" not in text
 
 
