@@ -27,7 +27,14 @@ def test_the_manifests_name_what_is_put_on_the_claim() -> None:
 
 def test_the_rule_is_told_with_its_numbers() -> None:
     facts = {"pairs": 300, "lengthOnlyAccuracyCharacters": 0.53, "usersByOrigin": {"Internal": 150, "User": 220}}
-    text = material.rule(facts)
+    text = material.rule(facts, 0.746)
     assert "300 pairs" in text
     assert "53%" in text
+    assert "75% of the held-out pairs" in text
     assert "(150 users)" in text
+
+
+def test_pairs_of_held_out_users_only_measure(tmp_path: Path) -> None:
+    rows = "".join(f'{{"user": "u{i}"}}\n' for i in range(200))
+    (tmp_path / DATA_FILE).write_text(rows, encoding="utf-8")
+    assert 60 < len(material.held_out_pairs([tmp_path])) < 140
