@@ -39,7 +39,7 @@ e2e: venv ## The cluster tests of `make test` alone.
 	$(PYTEST) -m "cluster and not full" e2e
 
 e2e-full: venv ## The cluster tests that take longer.
-	$(PYTEST) -m full e2e
+	$(PYTEST) -m full
 
 regen: venv ## Write the generated files anew: CRDs, docs/transitions.md, the chart's copies and manifests/base.
 	$(PY) -m flywheel_operator.model.crds crds

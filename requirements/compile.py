@@ -1,4 +1,4 @@
-"""Compiles the hashed requirements files from the pyproject files (`make regen-requirements`; asks the package index).
+"""Compiles the hashed requirements files from the pyproject files (`make requirements`; asks the package index).
 
 Two torch builds cannot stand in one hashed file, so there is one of each kind for cpu and for cuda. The cpu files
 need the CPU wheel at hand: `PIP_FIND_LINKS` names its folder, or a page such as https://download.pytorch.org/whl/cpu.

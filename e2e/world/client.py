@@ -56,8 +56,10 @@ def chatting(kubectl: Kubectl, image: str, lineage: str) -> Iterator[Client]:
     kubectl.apply(_pod(client.name, image, f"http://{lineage}/v1/chat/completions"))
     kubectl("wait", "--for=condition=Ready", "--timeout=120s", f"pod/{client.name}")
     kubectl.wait("pod", client.name, lambda _: client.count().answered > 0, 120)
-    yield client
-    kubectl("delete", "pod", client.name, "--now")
+    try:
+        yield client
+    finally:
+        kubectl("delete", "pod", client.name, "--now")
 
 
 def _pod(name: str, image: str, url: str) -> Manifest:

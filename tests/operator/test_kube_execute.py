@@ -133,7 +133,7 @@ def deployment(namespace: str, replicas: int) -> Raw:
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": {"name": "g1-server", "namespace": namespace},
+        "metadata": {"name": "g1-server", "namespace": namespace, "labels": MARKS},
         "spec": {"replicas": replicas, "selector": {"matchLabels": {"app": "s"}}, "template": template},
     }
 
@@ -147,6 +147,20 @@ async def test_apply_owns_what_it_says_and_leaves_the_rest(api: Api, raw: Raw, n
     assert found is not None
     assert found["spec"]["replicas"] == 0
     assert found["metadata"]["annotations"]["example.com/note"] == "kept"
+
+
+async def test_a_deployment_of_someone_else_is_neither_taken_over_nor_deleted(
+    api: Api, raw: Raw, namespace: str
+) -> None:
+    theirs = deployment(namespace, 0)
+    del theirs["metadata"]["labels"]
+    await api.create(theirs)
+    with pytest.raises(errors.NotOursError, match="g1-server exists and is not ours"):
+        await run(api, raw, apply=(deployment(namespace, 1),))
+    await run(api, raw, delete=(Ref("apps/v1", "Deployment", "g1-server"),))
+    found = await api.get(DEPLOYMENT, namespace, "g1-server")
+    assert found is not None
+    assert found["spec"]["replicas"] == 0
 
 
 def switch(namespace: str, generation: str, version: str | None) -> SwitchProduction:

@@ -42,6 +42,7 @@ RULES = [
     (["apps"], ["deployments"], ["get", "list", "watch", "create", "patch", "delete"]),
     ([""], ["services"], ["get", "list", "watch", "create", "update"]),
     (["events.k8s.io"], ["events"], ["create", "patch"]),
+    (["kueue.x-k8s.io"], ["workloads"], ["list"]),
     ([""], ["namespaces"], ["get"]),
     (["coordination.k8s.io"], ["leases"], ["get", "create", "update"]),
 ]

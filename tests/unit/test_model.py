@@ -1,5 +1,6 @@
 """The API's models and the CRDs generated from them."""
 
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -77,7 +78,10 @@ def test_bounds_that_exclude_themselves() -> None:
 
 def test_quantities_are_numbers_or_text() -> None:
     value = schema()["limits"]["additionalProperties"]
+    pattern = value.pop("pattern")
     assert value == {"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}]}
+    assert all(re.search(pattern, good) for good in ("1", "500m", "1.5", "8Gi", "2e3"))
+    assert not any(re.search(pattern, bad) for bad in ("", "lots", "1 Gi", "Gi", "1GiB"))
 
 
 def test_one_choice_and_several() -> None:

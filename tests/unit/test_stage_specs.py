@@ -86,17 +86,18 @@ def test_the_whole_recipe() -> None:
     parent = {"policy": (Role.POLICY, "hf://owner/base")}
     assert told(Stage.CURATE, given) == {"traffic-chats": (Role.TRAFFIC, "pvc://data/chats")}
     assert told(Stage.REJECTION_SAMPLE, given) == prompts | parent | reward
-    assert told(Stage.SFT, given) == parent | {
+    judging = {"evaluation": (Role.EVALUATION, "pvc://out/curate/evaluation")}
+    # Data beside the curated may come from the people who judge: the stage is told who they are.
+    assert told(Stage.SFT, given) == parent | judging | {
         "accepted": (Role.ACCEPTED, "pvc://out/rejection-sample/accepted"),
         "sft-mine": (Role.SFT_DATA, "pvc://data/mine"),
     }
-    assert told(Stage.DPO, given) == policy("sft") | {
+    assert told(Stage.DPO, given) == policy("sft") | judging | {
         "pairs": (Role.PAIRS, "pvc://out/rejection-sample/pairs"),
         "preferences-pairs": (Role.PREFERENCES, "pvc://data/pairs"),
     }
     assert told(Stage.RL, given) == prompts | policy("dpo") | reward
-    assert told(Stage.EVALUATE, given) == policy("rl") | reward | {
-        "evaluation": (Role.EVALUATION, "pvc://out/curate/evaluation"),
+    assert told(Stage.EVALUATE, given) == policy("rl") | reward | judging | {
         "baseline": (Role.BASELINE, "pvc://models/0"),
         "general": (Role.GENERAL, "pvc://data/general"),
     }

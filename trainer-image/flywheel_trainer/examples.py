@@ -35,6 +35,14 @@ def preferences(ctx: StageContext, *roles: Role) -> list[Preference]:
     return [row for each in inputs for row in _share(ctx, each, read_preferences(each.path, each.origin))]
 
 
+def without_judged(ctx: StageContext, rows: Sequence[Row]) -> list[Row]:
+    """The rows of users and conversations that do not judge the candidate afterwards: data that a person hands over
+    beside the traffic may come from the same people."""
+    judging = conversations(ctx, Role.EVALUATION)
+    users, names = {row.user for row in judging}, {row.conversation for row in judging}
+    return [row for row in rows if row.user not in users and row.conversation not in names]
+
+
 def draw(ctx: StageContext, rows: Sequence[Row], count: int) -> list[Row]:
     """At most `count` rows, drawn by the seed; the order of the rows that are left stays."""
     keys = sorted(range(len(rows)), key=lambda index: draw_key(ctx.spec.seed, f"{rows[index].conversation}/{index}"))

@@ -62,7 +62,9 @@ def _wait(workers: Sequence["subprocess.Popen[bytes]"]) -> int:
     """Waits for all; once one has failed, the others get a little time and are killed then."""
     deadline = float("inf")
     while any(worker.poll() is None for worker in workers):
-        if deadline == float("inf") and any(worker.returncode for worker in workers):
+        # One that was interrupted has failed in nothing: the others are saving, and the kubelet sets them their limit.
+        broken = any(worker.returncode not in (None, ExitCode.DONE, ExitCode.INTERRUPTED) for worker in workers)
+        if broken and deadline == float("inf"):
             deadline = time.monotonic() + _GRACE_SECONDS
         if time.monotonic() > deadline:
             for worker in workers:

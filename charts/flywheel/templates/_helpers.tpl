@@ -87,6 +87,10 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
+# Why Kueue holds a Job, in its own words. Without Kueue the rule speaks of nothing.
+- apiGroups: [kueue.x-k8s.io]
+  resources: [workloads]
+  verbs: [list]
 # Is the namespace itself being deleted? Then nothing is kept from it.
 - apiGroups: [""]
   resources: [namespaces]

@@ -6,7 +6,7 @@ from flywheel_contract.base import Record
 from flywheel_operator.kube.client import Api
 from flywheel_operator.kube.errors import AlreadyExistsError, ConflictError, NameBusyError, NotOursError
 from flywheel_operator.kube.resources import OWN, SERVICE, Key, Raw, kind_of
-from flywheel_operator.model.names import LABEL_MANAGED_BY, LABEL_OWNER, LABEL_OWNER_KIND
+from flywheel_operator.model.names import LABEL_MANAGED_BY, LABEL_OWNER, LABEL_OWNER_KIND, MANAGED_BY
 from flywheel_operator.model.objects import Metadata
 from flywheel_operator.plan.actions import Manifest, Plan, Ref, SwitchProduction
 
@@ -37,7 +37,7 @@ class Execution(Generic[StatusT]):
         for manifest in plan.create:
             asked = await self._create(manifest) or asked
         for manifest in plan.apply:
-            await self._api.apply(manifest)
+            await self._apply(manifest)
             asked = True
         # 3. Production, by compare-and-swap.
         if plan.switch is not None:
@@ -132,8 +132,26 @@ class Execution(Generic[StatusT]):
         self._version = written["metadata"]["resourceVersion"]
         return True
 
+    async def _apply(self, manifest: Manifest) -> None:
+        """Applies `manifest`; where one of that name is someone else's, nothing is written.
+
+        Raises:
+            NotOursError: it is someone else's.
+        """
+        metadata = manifest["metadata"]
+        kind = kind_of(manifest["apiVersion"], manifest["kind"])
+        found = await self._api.get(kind, metadata["namespace"], metadata["name"])
+        if found is not None and not _same_owner_labels(manifest, found):
+            where = f"{manifest['kind']} {metadata['namespace']}/{metadata['name']}"
+            raise NotOursError(f"{where} exists and is not ours: rename or delete it")
+        await self._api.apply(manifest)
+
     async def _delete(self, ref: Ref) -> None:
-        await self._api.delete(kind_of(ref.api_version, ref.kind), self._key.namespace, ref.name)
+        """Deletes what is ours; an object of that name that someone else made is left alone."""
+        kind = kind_of(ref.api_version, ref.kind)
+        found = await self._api.get(kind, self._key.namespace, ref.name)
+        if found is not None and (found["metadata"].get("labels") or {}).get(LABEL_MANAGED_BY) == MANAGED_BY:
+            await self._api.delete(kind, self._key.namespace, ref.name)
 
 
 def _uids(obj: Raw) -> set[Any]:

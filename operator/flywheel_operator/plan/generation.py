@@ -119,6 +119,7 @@ def _adopt_production(draft: Draft[GenerationStatus], observed: ObservedGenerati
     message = f"{name} was promoted before this object was created; it serves since {serving_now.since:%Y-%m-%dT%H:%MZ}"
     draft.set(
         start_time=observed.now,
+        trainer_image=observed.generation.spec.runtime.image or observed.settings.trainer_image,
         candidate=ModelRef(generation=name, uri=serving_now.uri, digest=serving_now.digest),
         verdict=VerdictStatus(result=Verdict.PROMOTED, reason=reasons.ALREADY_SERVING, message=message),
     )

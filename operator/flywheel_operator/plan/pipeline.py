@@ -169,7 +169,13 @@ def _failed(status: StageStatus, view: JobView, retry: RetryPolicy, now: datetim
         message = sentence or f"exit code {code}, without a word from the stage"
         return Step(_ended(status, reason, message, now), requeue_after=0.0)
     if view.disrupted or code == ExitCode.INTERRUPTED or told is Reason.INTERRUPTED:
-        return _again(status, now, LOST_RESULT_SECONDS, "Interrupted", sentence or "its pod was taken away")
+        return _again(
+            status,
+            now,
+            LOST_RESULT_SECONDS,
+            "Interrupted",
+            sentence or (f"{view.fault}: its pod was taken away" if view.fault else "its pod was taken away"),
+        )
     reason = view.fault or (told.value if told is not None else "Fault")
     said = sentence or (f"exit code {code}" if code is not None else "its pod is gone")
     return _retry(status, retry, now, reason, said)

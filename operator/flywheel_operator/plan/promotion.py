@@ -130,8 +130,7 @@ def _stale(observed: ObservedGeneration, snapshot: Snapshot) -> str:
     then = snapshot.baseline.generation if snapshot.production_digest else "nothing"
     return (
         f"it was judged while {then} served, now {now}: a verdict against another model says nothing about this one. "
-        "Create a new Generation to judge it again; its training stages are taken from the artefact store where "
-        "nothing else has changed"
+        "Deleted and created anew it is judged again, with its training stages taken from the artefact store"
     )
 
 

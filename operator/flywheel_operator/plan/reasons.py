@@ -18,7 +18,6 @@ SERVER_STARTING: Final = "ServerStarting"
 SWITCHING: Final = "Switching"
 SERVER_NOT_READY: Final = "ServerNotReady"
 PROMOTION_REFUSED: Final = "PromotionRefused"
-DONE: Final = "Done"
 
 # what a Generation waits for
 PARENT_NOT_FOUND: Final = "ParentNotFound"

@@ -5,6 +5,7 @@ from flywheel_contract.stage_spec import Character
 from flywheel_contract.stages import Stage
 from flywheel_operator.decide.gates import REWARD_MODEL_GATES, describe_failures, evaluate_gates, passed, rules_in_force
 from flywheel_operator.manifests.stage import StageOwner
+from flywheel_operator.model.generation import CharacterSpec
 from flywheel_operator.model.names import COMMAND_ABORT
 from flywheel_operator.model.observed import ObservedRewardModel
 from flywheel_operator.model.phases import REWARD_MODEL_TERMINAL, RewardModelPhase, StageState
@@ -59,7 +60,9 @@ def _run(draft: Draft[RewardModelStatus], observed: ObservedRewardModel) -> None
     if too_late is not None:
         _end(draft, RewardModelPhase.FAILED, reasons.DEADLINE_EXCEEDED, too_late)
         return
-    characters = resolve_characters(spec.characters, observed)
+    # Once it has started, it runs with what it started with: the resolved spec holds the prompts themselves.
+    resolved = draft.status.resolved
+    characters = resolve_characters((resolved or spec).characters, observed)
     if isinstance(characters, Missing):
         if draft.status.start_time is None or draft.status.phase is RewardModelPhase.SUSPENDED:
             draft.set(phase=RewardModelPhase.PENDING)
@@ -70,7 +73,9 @@ def _run(draft: Draft[RewardModelStatus], observed: ObservedRewardModel) -> None
     if draft.status.start_time is None:
         image = spec.runtime.image or observed.settings.trainer_image
         stages = [StageStatus(name=s) for s in REWARD_MODEL_STAGES]
-        draft.set(start_time=observed.now, resolved=spec, trainer_image=image, stages=stages)
+        inline = [CharacterSpec(name=c.name, system_prompt=c.system_prompt) for c in characters]
+        resolved = spec.model_copy(update={"characters": inline})
+        draft.set(start_time=observed.now, resolved=resolved, trainer_image=image, stages=stages)
     # The last stage's success and the verdict are written at once: there is always one that has not succeeded.
     stage = next(s for s in draft.status.stages if s.state is not StageState.SUCCEEDED)
     _advance(draft, observed, stage, characters)

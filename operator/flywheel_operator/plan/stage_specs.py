@@ -126,11 +126,13 @@ def training_stage(stage: Stage, name: str, snapshot: Snapshot, done: Mapping[St
                 if recipe.rejection_sampling is not None
                 else _output(done, Stage.CURATE, "prompts", Role.PROMPTS)
             )
-            return SftSpec(**common, inputs=[policy, source, *_by_role(data, Role.SFT_DATA)], params=recipe.sft)
+            own = _by_role(data, Role.SFT_DATA)
+            return SftSpec(**common, inputs=[policy, source, *own, *_judging(done, own)], params=recipe.sft)
         case Stage.DPO if recipe.dpo is not None:
             sampled = recipe.rejection_sampling is not None
             pairs = [_output(done, Stage.REJECTION_SAMPLE, "pairs", Role.PAIRS)] if sampled else []
-            inputs = [policy, *pairs, *_by_role(data, Role.PREFERENCES)]
+            own = _by_role(data, Role.PREFERENCES)
+            inputs = [policy, *pairs, *own, *_judging(done, own)]
             return DpoSpec(**common, inputs=inputs, params=recipe.dpo)
         case Stage.RL if recipe.rl is not None:
             inputs = [_output(done, Stage.CURATE, "prompts", Role.PROMPTS), policy, *rewards]
@@ -164,6 +166,11 @@ def _plain(model: type[Any], value: Any) -> Any:  # noqa: ANN401 -- a params mod
 
 def _by_role(inputs: Sequence[Input], role: Role) -> list[Input]:
     return [i for i in inputs if i.role is role]
+
+
+def _judging(done: Mapping[Stage, StageStatus], own: Sequence[Input]) -> list[Input]:
+    """The conversations that judge the candidate, for a stage with data of its own: it leaves their users out."""
+    return [_output(done, Stage.CURATE, "evaluation", Role.EVALUATION)] if own else []
 
 
 def _model(name: str, role: Role, ref: ModelRef) -> Input:

@@ -84,7 +84,8 @@ async def serve(app: web.Application, port: int) -> AsyncIterator[int]:
     await runner.setup()
     try:
         await web.TCPSite(runner, port=port).start()
-        yield int(runner.addresses[0][1])
+        # With port 0, IPv4 and IPv6 get a port each. An IPv4 address is a pair, an IPv6 one has four parts.
+        yield int(min(runner.addresses, key=len)[1])
     finally:
         await runner.cleanup()
 

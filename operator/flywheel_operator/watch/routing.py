@@ -14,6 +14,8 @@ class _Known:
     lineage: str
     parent: str
     reward_models: frozenset[str]
+    asked: tuple[Any, ...]
+    """What people and other controllers write: all but the status."""
     fingerprint: tuple[Any, ...]
 
 
@@ -25,7 +27,9 @@ class Router:
 
     def own(self, raw: Raw, *, deleted: bool = False) -> set[Key]:
         """Whom an event about one of our objects concerns: itself and, where it looks different to them, those that
-        refer to it or share its lineage."""
+        refer to it or share its lineage.
+
+        A status that we wrote is no news to the object itself: the pass that wrote it said when to look again."""
         key = _key(raw)
         before = self._known.get(key)
         after = None if deleted else _known(raw)
@@ -33,7 +37,8 @@ class Router:
             self._known.pop(key, None)
         else:
             self._known[key] = after
-        concerned = {key}
+        unasked = before is not None and after is not None and before.asked == after.asked
+        concerned: set[Key] = set() if unasked else {key}
         if before is None or after is None or before.fingerprint != after.fingerprint:
             for known in (before, after):
                 concerned |= self._dependents(key, known) if known else set()
@@ -87,6 +92,13 @@ def _known(raw: Raw) -> _Known:
         lineage=spec.get("lineage", ""),
         parent=(spec.get("parent") or {}).get("generation") or "",
         reward_models=frozenset(r.get("rewardModel", "") for r in spec.get("rewards") or ()),
+        asked=(
+            metadata.get("uid"),
+            metadata.get("generation"),
+            metadata.get("deletionTimestamp"),
+            tuple(sorted((metadata.get("annotations") or {}).items())),
+            tuple(metadata.get("finalizers") or ()),
+        ),
         fingerprint=(
             metadata.get("uid"),
             metadata.get("generation"),

@@ -11,7 +11,7 @@ from flywheel_trainer import reports, training
 from flywheel_trainer.callbacks import History
 from flywheel_trainer.context import StageContext, StageOutcome
 from flywheel_trainer.data.rows import Message
-from flywheel_trainer.examples import encode_pair, encode_replies, preferences, require
+from flywheel_trainer.examples import encode_pair, encode_replies, preferences, require, without_judged
 from flywheel_trainer.models import read_policy
 
 Pair = dict[str, list[Message]]
@@ -49,7 +49,8 @@ def run(ctx: StageContext) -> StageOutcome:
 
 
 def _pairs(ctx: StageContext, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Pair], dict[str, int]]:
-    rows = preferences(ctx, Role.PAIRS, Role.PREFERENCES)
+    given = preferences(ctx, Role.PAIRS, Role.PREFERENCES)
+    rows = without_judged(ctx, given)
     pairs: list[Pair] = []
     for row in rows:
         fitted = encode_pair(ctx, tokenizer, row, ctx.spec.params.max_length)
@@ -57,7 +58,11 @@ def _pairs(ctx: StageContext, tokenizer: PreTrainedTokenizerBase) -> tuple[list[
             prompt = fitted[0][: -len(row.chosen)]
             pairs.append({"prompt": prompt, "chosen": list(row.chosen), "rejected": list(row.rejected)})
     require(pairs, "stage dpo")
-    return pairs, {"rows": len(rows), "dropped-too-long": len(rows) - len(pairs)}
+    return pairs, {
+        "rows": len(given),
+        "dropped-held-out": len(given) - len(rows),
+        "dropped-too-long": len(rows) - len(pairs),
+    }
 
 
 def _preferred(history: History) -> dict[Metric, Measurement]:

@@ -8,7 +8,7 @@ from flywheel_contract.stages import Role
 from flywheel_trainer import reports, training
 from flywheel_trainer.context import StageContext, StageOutcome
 from flywheel_trainer.errors import ConfigError
-from flywheel_trainer.examples import conversations, encode_replies, require
+from flywheel_trainer.examples import conversations, encode_replies, require, without_judged
 from flywheel_trainer.models import read_policy
 from flywheel_trainer.prompts import with_character
 
@@ -45,9 +45,11 @@ def _examples(
         sources = [(Role.PROMPTS, True)]
     if not any(i.role == role for i in ctx.spec.inputs for role, _ in sources):
         raise ConfigError("stage sft has nothing to imitate; add rejection sampling, sft data or traffic")
-    examples, counts = [], {"dropped-too-long": 0}
+    examples, counts = [], {"dropped-too-long": 0, "dropped-held-out": 0}
     for role, all_replies in sources:
-        found = conversations(ctx, role)
+        given = conversations(ctx, role)
+        found = without_judged(ctx, given)
+        counts["dropped-held-out"] += len(given) - len(found)
         for row in found:
             messages = with_character(row.messages, row.character, ctx.spec.characters)
             example = encode_replies(tokenizer, messages, ctx.spec.params.max_length, all_replies=all_replies)
