@@ -16,7 +16,7 @@ from flywheel_trainer.callbacks import History, StageCallback
 from flywheel_trainer.context import StageContext
 from flywheel_trainer.data.rows import Message
 from flywheel_trainer.errors import DataError, ModelError, NotFiniteError, SpecError
-from flywheel_trainer.examples import IGNORED, conversations, encode_replies
+from flywheel_trainer.examples import IGNORED, conversations, encode_replies, without_judged
 from flywheel_trainer.models import FALLBACK_TEMPLATE, load_tokenizer
 from flywheel_trainer.prompts import fit_prompt, render, with_character
 from flywheel_trainer.rewards import Composite, Scorer, Term
@@ -90,6 +90,21 @@ def test_a_weight_is_a_share_of_the_mixture(tmp_path: Path, weight: float, rows:
     found = conversations(ctx, Role.SFT_DATA)
     assert len(found) == rows
     assert [r.conversation for r in found] == [r.conversation for r in conversations(ctx, Role.SFT_DATA)]
+
+
+def test_who_judges_the_candidate_does_not_train_it(tmp_path: Path) -> None:
+    rows = tiny_data.traffic(20)
+    judging = [row for row in rows if row["user"] == rows[0]["user"]]
+    inputs = []
+    for name, role, content in (("own", "sft-data", rows), ("judging", "evaluation", judging)):
+        data = tiny_data.write(tmp_path / "lab" / f"{name}.jsonl", content)
+        uri = f"pvc://lab/{name}.jsonl"
+        inputs.append({"name": name, "role": role, "kind": "Data", "uri": uri, "digest": digest_folder(data)})
+    spec = SftSpec.model_validate({"owner": "g", "group": "l", "artifacts": "pvc://lab/out", "inputs": inputs})
+    ctx = StageContext(spec, Store(tmp_path))
+    kept = without_judged(ctx, conversations(ctx, Role.SFT_DATA))
+    assert len(kept) == len(rows) - len(judging)
+    assert {row.user for row in kept}.isdisjoint(row["user"] for row in judging)
 
 
 def test_an_input_that_was_not_resolved_is_refused(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ TERMINAL: Final = frozenset({Phase.COMPLETED, Phase.FAILED, Phase.ABORTED})
 
 MEANING: Final[dict[Phase, str]] = {
     Phase.PENDING: "waits for its parent, its reward models or its characters",
-    Phase.QUEUED: "its Job waits for quota or for a node",
+    Phase.QUEUED: "its Job waits for quota, a node or an image",
     Phase.RUNNING: "its stages run",
     Phase.EVALUATING: "the candidate is judged against the baseline",
     Phase.AWAITING_PROMOTION: "the gates passed: it waits for the word of a person, or for its model server",
@@ -91,7 +91,7 @@ REWARD_MODEL_TERMINAL: Final = frozenset(
 
 REWARD_MODEL_MEANING: Final[dict[RewardModelPhase, str]] = {
     RewardModelPhase.PENDING: "not looked at yet, or it waits for a character's system prompt",
-    RewardModelPhase.QUEUED: "its Job waits for quota or for a node",
+    RewardModelPhase.QUEUED: "its Job waits for quota, a node or an image",
     RewardModelPhase.RUNNING: "its stages run",
     RewardModelPhase.SUSPENDED: "spec.suspend is true; no Job runs",
     RewardModelPhase.READY: "trained, its gates passed: Generations may use it",
