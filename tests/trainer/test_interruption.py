@@ -126,3 +126,26 @@ def test_two_processes_share_the_work(workshop: Workshop, inputs: list[Json]) ->
     result = workshop.result()
     assert len(workshop.history(result)) == 6
     assert result.metrics[Metric.KL_AT_START].value == 0
+
+
+ZERO = {
+    "train_micro_batch_size_per_gpu": "auto",
+    "train_batch_size": "auto",
+    "gradient_accumulation_steps": "auto",
+    "gradient_clipping": "auto",
+}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_deepspeed_configuration_is_passed_through(workshop: Workshop, inputs: list[Json], stage: int) -> None:
+    zero = {"stage": stage} | ({"stage3_gather_16bit_weights_on_model_save": True} if stage == 3 else {})
+    config = json.dumps({**ZERO, "zero_optimization": zero})
+    two = {"FLYWHEEL_PROCESSES": "2"}
+    with workshop.started("sft", inputs, two, maxSteps=6, learningRate=1e-3, deepspeedConfig=config) as run:
+        assert run.wait(400) == 0, (workshop.root / "stderr").read_text()
+    result = workshop.result()
+    history = workshop.history(result)
+    assert len(history) == 6
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert result.metrics[Metric.KL_AT_START].value == 0
