@@ -46,7 +46,14 @@ def install(target: Target, namespace: str, images: dict[str, str], **values: An
         **values,
     }
     chosen = [word for key, value in settings.items() for word in ("--set-string", f"{key}={value}")]
-    command = [str(target.helm), f"--kubeconfig={target.kubeconfig}", "upgrade", "--install", RELEASE]
+    command = [
+        str(target.helm),
+        f"--kubeconfig={target.kubeconfig}",
+        "upgrade",
+        "--install",
+        RELEASE,
+        "--take-ownership",
+    ]
     chart = [str(ROOT / "charts" / "flywheel"), "--namespace", namespace, "--wait", "--timeout", "3m"]
     subprocess.run([*command, *chart, *chosen], check=True, stdout=subprocess.PIPE, text=True)
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 from transformers import Trainer
+from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
 from flywheel_contract.manifest import Measurement
 from flywheel_contract.metric_names import Metric
@@ -34,7 +35,10 @@ def kl_at_start(
 ) -> dict[Metric, Measurement]:
     """KL from the predecessor, read from its folder again, to the model that is about to be trained. It must be 0."""
     ctx.progress(message="measuring the divergence from the predecessor")
+    unset_hf_deepspeed_config()  # ZeRO-3 would partition the predecessor too, under a batch size that it cannot know
     predecessor = start.load(start.path, start.dtype).to(trainer.model.device)
+    if trainer.args.hf_deepspeed_config is not None:
+        set_hf_deepspeed_config(trainer.args.hf_deepspeed_config)
     values = divergence.per_sequence(trainer.model, predecessor, replies[:KL_SEQUENCES])
     return {Metric.KL_AT_START: divergence.measurement(values, "at step 0")}
 

@@ -25,6 +25,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from flywheel_contract.params import TrainingParams
 from flywheel_trainer import checkpoints, models
@@ -194,7 +195,8 @@ def _merge(ctx: StageContext, start: Start, checkpoint: Path, output: Path) -> N
 
 
 def release(trainer: Trainer, start: Start) -> None:
-    """Gives back the memory of training, before the saved model is read."""
+    """Gives back the memory of training, before the saved model is read, whole."""
+    unset_hf_deepspeed_config()
     trainer.accelerator.free_memory()
     trainer.model = trainer.model_wrapped = trainer.optimizer = trainer.lr_scheduler = None
     if hasattr(trainer, "ref_model"):
