@@ -9,10 +9,8 @@ from pydantic import ValidationError
 from flywheel_contract.exit_codes import ExitCode
 from flywheel_contract.stage_result import StageResult
 from flywheel_operator.kube.resources import Raw
+from flywheel_operator.manifests.stage import CONTAINER
 from flywheel_operator.model.observed import JobState, JobView
-
-CONTAINER: Final = "stage"
-"""The container of a stage's pod whose end is the stage's end."""
 
 POD_LOST: Final = "PodLost"
 UNREADABLE_RESULT: Final = "UnreadableResult"

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ValidationError
 from flywheel_operator.kube import faults
 from flywheel_operator.kube.errors import UnreadableError
 from flywheel_operator.kube.resources import Raw
+from flywheel_operator.manifests.snapshot import SNAPSHOT_KEY
 from flywheel_operator.model.names import (
     ANNOTATION_PRODUCTION,
     LABEL_LINEAGE,
@@ -17,7 +18,6 @@ from flywheel_operator.model.objects import Generation, RewardModel
 from flywheel_operator.model.production import Production, ProductionRecord
 from flywheel_operator.model.snapshot import Snapshot
 
-SNAPSHOT_KEY: Final = "snapshot.json"
 _SHOWN: Final = 3
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
