@@ -62,7 +62,7 @@ def test_no_request_is_lost_and_no_work_done_twice_when_the_operator_dies_in_eve
         status = world.ended("alpha-2", 900)
         count = client.count()
     assert status["verdict"]["result"] == "Promoted", status
-    assert {"Pending", "Running", "Evaluating", "AwaitingPromotion"} <= {phase for phase, _ in killed} | {"Pending"}
+    assert {"Running", "Evaluating", "AwaitingPromotion"} <= {phase for phase, _ in killed}
     assert [s["attempts"] for s in status["stages"]] == [1] * len(ALL_STAGES)
     assert status["baseline"]["generation"] == "alpha-1"
     assert count.lost == []
