@@ -37,8 +37,9 @@ def kl_at_start(
     ctx.progress(message="measuring the divergence from the predecessor")
     unset_hf_deepspeed_config()  # ZeRO-3 would partition the predecessor too, under a batch size that it cannot know
     predecessor = start.load(start.path, start.dtype).to(trainer.model.device)
-    if trainer.args.hf_deepspeed_config is not None:
-        set_hf_deepspeed_config(trainer.args.hf_deepspeed_config)
+    config = getattr(trainer.args, "hf_deepspeed_config", None)  # there only where DeepSpeed was asked for
+    if config is not None:
+        set_hf_deepspeed_config(config)
     values = divergence.per_sequence(trainer.model, predecessor, replies[:KL_SEQUENCES])
     return {Metric.KL_AT_START: divergence.measurement(values, "at step 0")}
 
