@@ -17,6 +17,8 @@ from flywheel_operator.model.status import StageStatus
 
 REFRESH_PER_SECOND = 2
 PLAIN_EVERY_SECONDS = 30.0
+BUSY = (StageState.QUEUED, StageState.RUNNING, StageState.RETRYING)
+"""Stages that speak for themselves."""
 
 Clock = Callable[[], datetime]
 
@@ -118,8 +120,8 @@ class PlainReporter:
                 self._stage(turn, stage)
         said = turn.why()
         told = f"{turn.outcome}: {said}" if said and not turn.came_to_an_answer else turn.outcome
-        running = any(s.state is StageState.RUNNING for s in turn.stages)
-        if self._news(turn.name, "", turn.outcome if running else told):
+        busy = any(s.state in BUSY for s in turn.stages)
+        if not busy and self._news(turn.name, "", told):
             self._line(f"{turn.name} is {told}")
             for gate in turn.gates if turn.ended else ():
                 self._line(f"    {gate.verdict:<11} {gate.name}: {gate.message}")

@@ -88,7 +88,7 @@ def test_without_a_terminal_each_change_is_one_line(recorded: Load) -> None:
     assert before.count("done in 5 s") == 1
     text = out.getvalue()
     assert text.count("luna-1 sft: Running  40%") == 2, "after half a minute it tells how far it is"
-    assert text.count("luna-1 is ") == 1
+    assert text.count("luna-2 is Gated") == 1
     assert "[   31 s]   a remark" in text
     assert "\x1b" not in text
 
