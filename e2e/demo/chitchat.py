@@ -29,7 +29,7 @@ SYSTEM_PROMPT: Final = (
 )
 """The character of the demo; the sampled replies are Luna's as well."""
 
-MAX_TURNS: Final = 6
+MAX_TURNS: Final = 4
 REPLY_WORDS: Final = (5, 40)
 PER_USER: Final = 12
 INTERNAL_SHARE: Final = 0.4

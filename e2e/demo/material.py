@@ -5,6 +5,7 @@ the way of the live view.
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -47,7 +48,8 @@ def prepare(say: Say, log: Path) -> Material:
     made: dict[str, Any] | None = None
     command = [sys.executable, "-m", "e2e.demo.material"]
     with log.open("w", encoding="utf-8") as errors:
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
+        environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}  # as in the trainer's image
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment) as process:
             for line in process.stdout or ():
                 told = json.loads(line)
                 made = told.get(MADE, made)
