@@ -1,0 +1,133 @@
+"""What router, gateway and readers of the log agree on: headers, ports, event types, rows."""
+
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AwareDatetime, Field
+
+from flywheel_contract.base import Record
+from flywheel_contract.experiment import Arm
+
+GATEWAY_PORT: Final = 8001
+"""The gateway's OpenAI-compatible API, /v1/sessions and /v1/events, in the pod of its model server."""
+ROUTER_PORT: Final = 8002
+METRICS_PORT: Final = 9102
+"""The gateway's Prometheus metrics and health: never reachable through the router."""
+
+HEADER_ROUTER_TOKEN: Final = "x-flywheel-router-token"
+"""The router's proof that the headers below are its own; without it the gateway takes none of them."""
+HEADER_USER: Final = "x-flywheel-user"
+"""The user id that a configured proxy vouched for. Absent where the id comes from the cookie."""
+HEADER_NEW_USER: Final = "x-flywheel-new-user"
+"""An id that the router drew for somebody without one; the gateway signs it and sets the cookie."""
+HEADER_TEST: Final = "x-flywheel-test"
+HEADER_ARM: Final = "x-flywheel-arm"
+"""`control`, `treatment`, or `none` for who is not enrolled."""
+HEADER_FALLBACK: Final = "x-flywheel-fallback"
+"""`1` where production serves in place of the arm."""
+HEADER_SESSION: Final = "x-flywheel-session"
+"""The session's token, from the client."""
+COOKIE_USER: Final = "flywheel_user"
+"""`<id>.<signature>`: id is [A-Za-z0-9_-]{1,64}, signature the HMAC-SHA256 of it by the lineage's key, base64url."""
+NOT_ENROLLED: Final = "none"
+
+USER_ID_MAX_LENGTH: Final = 256
+
+
+class EventType(StrEnum):
+    """The events that we know. Clients may send those in FEEDBACK only."""
+
+    MESSAGE = "message"
+    """A reply was given; value is its latency in milliseconds."""
+    ERROR = "error"
+    """No reply could be given."""
+    SAFETY_VIOLATION = "safety_violation"
+    FALSE_REFUSAL = "false_refusal"
+    BLOCKED_PROMPT = "blocked_prompt"
+    THUMBS_UP = "thumbs_up"
+    THUMBS_DOWN = "thumbs_down"
+    REGENERATE = "regenerate"
+    CONTINUE = "continue"
+    SHARE = "share"
+    REPORT = "report"
+
+
+FEEDBACK: Final = frozenset(
+    {
+        EventType.THUMBS_UP,
+        EventType.THUMBS_DOWN,
+        EventType.REGENERATE,
+        EventType.CONTINUE,
+        EventType.SHARE,
+        EventType.REPORT,
+    }
+)
+
+
+class LogTable(StrEnum):
+    """The folders of a lineage's log; below each `date=YYYY-MM-DD/<writer>-<n>.jsonl`."""
+
+    EXPOSURES = "exposures"
+    EVENTS = "events"
+    TURNS = "turns"
+
+
+class _LogRow(Record):
+    user_id: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(
+        description="HMAC-SHA256 of the user's id by the lineage's key."
+    )
+    ts: AwareDatetime
+    enrolled: bool = False
+    arm: Arm | None = None
+    test: str | None = None
+    fallback: bool = False
+    generation: str = Field("", description="Who served.")
+    character: str | None = None
+    event_id: str = Field(description="Unique; the same id twice is the same row.")
+
+    def to_row(self) -> dict[str, Any]:
+        """The row as it stands in the log: snake_case, as the analysis reads it."""
+        return self.model_dump(mode="json", by_alias=False, exclude_none=True)
+
+
+class Exposure(_LogRow):
+    """A user opened a session, or made a first request."""
+
+    session: str | None = None
+    trigger: Literal["Session", "FirstRequest"]
+
+
+class Event(_LogRow):
+    """Something happened to a user."""
+
+    type: EventType
+    value: float | None = None
+    conversation: str | None = None
+    detector: str | None = Field(None, description="`name/version` of what saw it.")
+
+
+class Consent(Record):
+    """What the user allowed."""
+
+    training: bool | None = None
+
+
+class Turn(Record):
+    """A reply with the conversation before it, in the traffic format of docs/data.md plus where it came from."""
+
+    conversation: str
+    user: str
+    character: str | None = None
+    origin: Literal["User", "Internal"] = "User"
+    time: AwareDatetime
+    messages: list[dict[str, str]]
+    signals: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    consent: Consent = Consent()
+    turn: str = Field(description="Id of this turn, as events name it.")
+    latency_ms: float
+    generation: str
+    arm: Arm | None = None
+    test: str | None = None
+    enrolled: bool = False
+    fallback: bool = False
+    retain_until: AwareDatetime | None = Field(None, description="The row must be gone after this time.")
