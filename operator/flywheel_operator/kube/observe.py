@@ -26,7 +26,6 @@ from flywheel_operator.kube.resources import (
     selector,
 )
 from flywheel_operator.manifests.server import SERVER
-from flywheel_operator.model.generation import CharacterSpec
 from flywheel_operator.model.names import (
     LABEL_COMPONENT,
     LABEL_LINEAGE,
@@ -45,6 +44,7 @@ from flywheel_operator.model.observed import (
     Settings,
 )
 from flywheel_operator.model.production import Production
+from flywheel_operator.model.serving import CharacterSpec
 from flywheel_operator.model.snapshot import Snapshot
 
 _LABEL_WORKLOAD_JOB: Final = "kueue.x-k8s.io/job-uid"

@@ -203,3 +203,20 @@ class RunSpec(Record):
     ttl_seconds_after_finished: int | None = Field(
         None, ge=0, le=315_360_000, description="Jobs and stage ConfigMaps are removed this long after its end."
     )
+
+
+def frozen_rules(frozen: dict[str, bool], kind: str) -> list[dict[str, str]]:
+    """CEL rules for the root of the object: the `frozen` spec fields keep their values once status.startTime is set."""
+    rules = []
+    for name, always in frozen.items():
+        key = "".join(w if i == 0 else w.capitalize() for i, w in enumerate(name.split("_")))
+        new, old = f"self.spec.{key}", f"oldSelf.spec.{key}"
+        same = f"{new} == {old}" if always else f"has({new}) == has({old}) && (!has({new}) || {new} == {old})"
+        rules.append(
+            cel(
+                f"!has(oldSelf.status) || !has(oldSelf.status.startTime) || ({same})",
+                f"spec.{key} cannot change once the {kind} has started: create a new {kind} instead",
+                f".spec.{key}",
+            )
+        )
+    return rules

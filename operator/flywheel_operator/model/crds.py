@@ -4,14 +4,17 @@ import argparse
 import re
 import sys
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
 
 from flywheel_contract.base import Record
-from flywheel_operator.model import generation, reward_model
+from flywheel_operator.model import abtest, generation, reward_model
+from flywheel_operator.model.abtest_status import ABTestStatus
 from flywheel_operator.model.common import cel
 from flywheel_operator.model.names import GROUP, VERSION
 from flywheel_operator.model.status import GenerationStatus, RewardModelStatus
@@ -69,20 +72,32 @@ def _convert(node: Schema, definitions: dict[str, Schema], model: type[BaseModel
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:  # noqa: ANN401 -- any annotation
+    """The models in an annotation, be it optional; not those in lists, whose items have schemas of their own."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
+    elif get_origin(annotation) in (Union, UnionType):
+        for part in get_args(annotation):
+            yield from _models(part)
 
 
 def fill_defaults(schema: Schema, model: type[BaseModel]) -> Schema:
-    """Adds the defaults that pydantic keeps in factories: `{}` for objects, the list for lists."""
+    """Adds the defaults that pydantic keeps in factories: lists and objects, `{}` for those that fill themselves in."""
     for name, field in model.model_fields.items():
         child = schema["properties"][field.alias or name]
         for inner in _models(field.annotation):
             fill_defaults(child, inner)
         if field.default_factory is not None:
-            value = field.get_default(call_default_factory=True, validated_data={})
-            child["default"] = {} if isinstance(value, BaseModel) else value
+            child["default"] = _plain(field.get_default(call_default_factory=True, validated_data={}))
     return schema
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 -- any default
+    if isinstance(value, Record):
+        own = value.model_fields_set
+        return value.model_dump(mode="json", by_alias=True, include=own, exclude_none=True)
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    return value.value if isinstance(value, Enum) else value
 
 
 def _gate_metrics(spec: Schema, names: list[str]) -> None:
@@ -226,6 +241,28 @@ def reward_model_crd() -> Schema:
     )
 
 
+def abtest_crd() -> Schema:
+    """The CRD of ABTest."""
+    return _crd(
+        kind="ABTest",
+        plural="abtests",
+        short="abt",
+        description="Two models on live users, in two arms of equal standing, and what came out.",
+        spec=fill_defaults(structural(abtest.ABTestSpec), abtest.ABTestSpec),
+        status=ABTestStatus,
+        rules=[*_NAME_RULES, *abtest.ROOT_RULES],
+        columns=[
+            _column("Phase", ".status.phase"),
+            _column("Day", ".status.day"),
+            _column("Exposed", ".status.exposed"),
+            _column("Lift", ".status.lift"),
+            _column("Verdict", ".status.verdict.result"),
+            _column("Lineage", ".spec.lineage", priority=1),
+            _column("Reason", '.status.conditions[?(@.type=="Progressing")].message', priority=1),
+        ],
+    )
+
+
 class ManifestDumper(yaml.SafeDumper):
     """YAML for kubectl and helm, to which a bare `n` or `y` is a truth value; without anchors, for people."""
 
@@ -239,7 +276,7 @@ ManifestDumper.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^[yY
 def documents() -> dict[str, str]:
     """File name -> YAML text of each CRD."""
     note = "# Generated from operator/flywheel_operator/model by `make regen`; do not edit.\n"
-    crds = (generation_crd(), reward_model_crd())
+    crds = (generation_crd(), reward_model_crd(), abtest_crd())
     return {
         f"{GROUP}_{crd['spec']['names']['plural']}.yaml": note
         + yaml.dump(crd, Dumper=ManifestDumper, sort_keys=False, width=1_000_000)

@@ -14,19 +14,21 @@ from flywheel_contract.params import (
     RlParams,
     SftParams,
 )
-from flywheel_contract.stage_spec import SYSTEM_PROMPT_MAX_LENGTH, Name
+from flywheel_contract.stage_spec import Name
 from flywheel_contract.stages import Stage
+from flywheel_operator.model.abtest import ABTestTemplate
 from flywheel_operator.model.common import (
     DataSource,
     GatesSpec,
-    Resources,
     RunSpec,
     SafeUri,
     SourceName,
     cel,
+    frozen_rules,
     list_map,
     validations,
 )
+from flywheel_operator.model.serving import CharacterSpec, ServingSpec
 
 RECIPE_FIELDS: dict[Stage, str] = {
     Stage.REJECTION_SAMPLE: "rejectionSampling",
@@ -78,29 +80,6 @@ class ParentRef(Record):
     )
     generation: Name | None = Field(None, description="A promoted Generation in the same namespace.")
     model: SafeUri | None = Field(None, description="A model by URI, e.g. hf://owner/name or pvc://claim/path.")
-
-
-class ConfigMapKey(Record):
-    """A key of a ConfigMap in the same namespace."""
-
-    name: Name = Field(description="Name of the ConfigMap.")
-    key: Annotated[str, Field(max_length=253)] = Field(description="Key in its data.")
-
-
-class CharacterSpec(Record):
-    """A character that the model plays."""
-
-    model_config = ConfigDict(
-        json_schema_extra=validations(
-            cel(
-                "has(self.systemPrompt) != has(self.systemPromptFrom)",
-                "set exactly one of systemPrompt and systemPromptFrom",
-            )
-        )
-    )
-    name: Name = Field(description="Name of the character, as rows of the traffic name it.")
-    system_prompt: str | None = Field(None, max_length=SYSTEM_PROMPT_MAX_LENGTH, description="Its system prompt.")
-    system_prompt_from: ConfigMapKey | None = Field(None, description="A ConfigMap that holds its system prompt.")
 
 
 class SftSource(Record):
@@ -177,19 +156,10 @@ class RolloutSpec(Record):
     promotion: Literal["Auto", "Manual"] = Field(
         "Auto", description="Manual waits for the annotation characterflywheel.dev/promote=<status.promotionHash>."
     )
-
-
-class ServingSpec(Record):
-    """The model server of the promoted candidate."""
-
-    replicas: int = Field(1, ge=1, le=1000, description="Pods while it is in production.")
-    gpus: int = Field(0, ge=0, le=64, description="GPUs per pod; with any, vLLM serves where the image has it.")
-    resources: Resources = Field(default_factory=Resources, description="Resources of a pod.")
-    startup_timeout_seconds: int = Field(
-        1800, ge=1, le=86400, description="The server must answer a real request within this time."
-    )
-    drain_seconds: int = Field(
-        60, ge=0, le=86400, description="A superseded server stays up this long before it is scaled to zero."
+    ab_test: ABTestTemplate | None = Field(
+        None,
+        description="Test the candidate on live users before it is promoted. Left out, or where nothing is in "
+        "production yet, passing the gates is enough.",
     )
 
 
@@ -249,23 +219,6 @@ FROZEN: dict[str, bool] = {
     if name not in ("suspend", "rollout", "ttl_seconds_after_finished")
 }
 """Spec fields that cannot change after the start -> whether they are always there (required or defaulted)."""
-
-
-def frozen_rules(frozen: dict[str, bool], kind: str) -> list[dict[str, str]]:
-    """CEL rules for the root of the object: the `frozen` spec fields keep their values once status.startTime is set."""
-    rules = []
-    for name, always in frozen.items():
-        key = "".join(w if i == 0 else w.capitalize() for i, w in enumerate(name.split("_")))
-        new, old = f"self.spec.{key}", f"oldSelf.spec.{key}"
-        same = f"{new} == {old}" if always else f"has({new}) == has({old}) && (!has({new}) || {new} == {old})"
-        rules.append(
-            cel(
-                f"!has(oldSelf.status) || !has(oldSelf.status.startTime) || ({same})",
-                f"spec.{key} cannot change once the {kind} has started: create a new {kind} instead",
-                f".spec.{key}",
-            )
-        )
-    return rules
 
 
 ROOT_RULES: list[dict[str, Any]] = [

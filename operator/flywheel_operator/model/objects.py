@@ -6,6 +6,8 @@ from typing import Generic, TypeVar
 from pydantic import ConfigDict, Field
 
 from flywheel_contract.base import Record
+from flywheel_operator.model.abtest import ABTestSpec
+from flywheel_operator.model.abtest_status import ABTestStatus
 from flywheel_operator.model.generation import GenerationSpec
 from flywheel_operator.model.reward_model import RewardModelSpec
 from flywheel_operator.model.status import GenerationStatus, RewardModelStatus
@@ -49,3 +51,9 @@ class RewardModel(CustomObject[RewardModelSpec, RewardModelStatus]):
     """A RewardModel."""
 
     status: RewardModelStatus = Field(default_factory=RewardModelStatus)
+
+
+class ABTest(CustomObject[ABTestSpec, ABTestStatus]):
+    """An ABTest."""
+
+    status: ABTestStatus = Field(default_factory=ABTestStatus)

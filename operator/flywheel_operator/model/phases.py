@@ -14,6 +14,7 @@ class Phase(StrEnum):
     QUEUED = "Queued"
     RUNNING = "Running"
     EVALUATING = "Evaluating"
+    TESTING = "Testing"
     AWAITING_PROMOTION = "AwaitingPromotion"
     SUSPENDED = "Suspended"
     COMPLETED = "Completed"
@@ -28,6 +29,7 @@ MEANING: Final[dict[Phase, str]] = {
     Phase.QUEUED: "its Job waits for quota, a node or an image",
     Phase.RUNNING: "its stages run",
     Phase.EVALUATING: "the candidate is judged against the baseline",
+    Phase.TESTING: "the gates passed: its ABTest tries it on live users",
     Phase.AWAITING_PROMOTION: "the gates passed: it waits for the word of a person, or for its model server",
     Phase.SUSPENDED: "spec.suspend is true; no Job runs, time does not count",
     Phase.COMPLETED: "it has a verdict",
@@ -36,7 +38,15 @@ MEANING: Final[dict[Phase, str]] = {
 }
 
 _ACTIVE: Final = frozenset(
-    {Phase.PENDING, Phase.QUEUED, Phase.RUNNING, Phase.EVALUATING, Phase.AWAITING_PROMOTION, Phase.SUSPENDED}
+    {
+        Phase.PENDING,
+        Phase.QUEUED,
+        Phase.RUNNING,
+        Phase.EVALUATING,
+        Phase.TESTING,
+        Phase.AWAITING_PROMOTION,
+        Phase.SUSPENDED,
+    }
 )
 
 TRANSITIONS: Final[dict[Phase, frozenset[Phase]]] = {
@@ -45,7 +55,8 @@ TRANSITIONS: Final[dict[Phase, frozenset[Phase]]] = {
     Phase.QUEUED: (_ACTIVE - {Phase.PENDING}) | TERMINAL,
     Phase.RUNNING: (_ACTIVE - {Phase.PENDING}) | TERMINAL,
     Phase.EVALUATING: (_ACTIVE - {Phase.PENDING, Phase.RUNNING}) | TERMINAL,
-    Phase.AWAITING_PROMOTION: frozenset({Phase.AWAITING_PROMOTION, Phase.SUSPENDED}) | TERMINAL,
+    Phase.TESTING: frozenset({Phase.TESTING, Phase.AWAITING_PROMOTION, Phase.SUSPENDED}) | TERMINAL,
+    Phase.AWAITING_PROMOTION: frozenset({Phase.TESTING, Phase.AWAITING_PROMOTION, Phase.SUSPENDED}) | TERMINAL,
     Phase.SUSPENDED: _ACTIVE | TERMINAL,
     Phase.COMPLETED: frozenset({Phase.COMPLETED}),
     Phase.FAILED: frozenset({Phase.FAILED}),
@@ -58,6 +69,8 @@ class Verdict(StrEnum):
 
     PROMOTED = "Promoted"
     GATED = "Gated"
+    REJECTED = "Rejected"
+    INCONCLUSIVE = "Inconclusive"
     STALE_BASELINE = "StaleBaseline"
 
 
@@ -108,4 +121,40 @@ REWARD_MODEL_TRANSITIONS: Final[dict[RewardModelPhase, frozenset[RewardModelPhas
     RewardModelPhase.RUNNING: (_RM_ACTIVE - {RewardModelPhase.PENDING}) | REWARD_MODEL_TERMINAL,
     RewardModelPhase.SUSPENDED: frozenset(RewardModelPhase),
     **{phase: frozenset({phase}) for phase in REWARD_MODEL_TERMINAL},
+}
+
+
+class ABTestPhase(StrEnum):
+    """The phase of an ABTest."""
+
+    PENDING = "Pending"
+    PROVISIONING = "Provisioning"
+    RUNNING = "Running"
+    ANALYZING = "Analyzing"
+    COMPLETED = "Completed"
+    FAILED = "Failed"
+    ABORTED = "Aborted"
+
+
+ABTEST_TERMINAL: Final = frozenset({ABTestPhase.COMPLETED, ABTestPhase.FAILED, ABTestPhase.ABORTED})
+
+ABTEST_MEANING: Final[dict[ABTestPhase, str]] = {
+    ABTestPhase.PENDING: "waits for its arms, or in line behind another test of the lineage",
+    ABTestPhase.PROVISIONING: "servers, gateways and router start; the power is computed from the users' log",
+    ABTestPhase.RUNNING: "users are split; every day is looked at for harm",
+    ABTestPhase.ANALYZING: "the window is over: the last analysis runs",
+    ABTestPhase.COMPLETED: "it has a verdict",
+    ABTestPhase.FAILED: "it broke, and no verdict could be given",
+    ABTestPhase.ABORTED: "the abort annotation, or the end of its Generation, ended it",
+}
+
+ABTEST_TRANSITIONS: Final[dict[ABTestPhase, frozenset[ABTestPhase]]] = {
+    ABTestPhase.PENDING: frozenset({ABTestPhase.PENDING, ABTestPhase.PROVISIONING}) | ABTEST_TERMINAL,
+    ABTestPhase.PROVISIONING: frozenset({ABTestPhase.PROVISIONING, ABTestPhase.RUNNING}) | ABTEST_TERMINAL,
+    # Back to Running: an inconclusive test that is extended.
+    ABTestPhase.RUNNING: frozenset({ABTestPhase.RUNNING, ABTestPhase.ANALYZING}) | ABTEST_TERMINAL,
+    ABTestPhase.ANALYZING: frozenset({ABTestPhase.RUNNING, ABTestPhase.ANALYZING}) | ABTEST_TERMINAL,
+    ABTestPhase.COMPLETED: frozenset({ABTestPhase.COMPLETED}),
+    ABTestPhase.FAILED: frozenset({ABTestPhase.FAILED}),
+    ABTestPhase.ABORTED: frozenset({ABTestPhase.ABORTED}),
 }

@@ -7,8 +7,8 @@ from pydantic import Field
 from flywheel_contract.metric_names import REPORTED_BY
 from flywheel_contract.params import RewardModelParams
 from flywheel_contract.stages import Stage
-from flywheel_operator.model.common import DataSource, GatesSpec, RunSpec, SafeUri, list_map
-from flywheel_operator.model.generation import CharacterSpec, frozen_rules
+from flywheel_operator.model.common import DataSource, GatesSpec, RunSpec, SafeUri, frozen_rules, list_map
+from flywheel_operator.model.serving import CharacterSpec
 
 REWARD_MODEL_METRICS = sorted(m.value for m in REPORTED_BY[Stage.REWARD_MODEL])
 """The metrics that a RewardModel's gates may name."""

@@ -136,15 +136,26 @@ class CommandStatus(StatusRecord):
     outcome: str = Field(description="What came of it.")
 
 
-class ObjectStatus(StatusRecord):
-    """What the statuses of both kinds share."""
+class BaseStatus(StatusRecord):
+    """What the statuses of all kinds share."""
 
     observed_generation: int = Field(0, ge=0, description="metadata.generation that this status speaks of.")
     start_time: Time | None = Field(None, description="When it started; spec is frozen from then on.")
     completion_time: Time | None = Field(None, description="When it ended.")
+    commands: list[CommandStatus] = Field(
+        default_factory=list, description="Annotations acted on.", json_schema_extra=list_map("name")
+    )
+    conditions: list[Condition] = Field(
+        default_factory=list, description="Ready, Progressing, Serving, ...", json_schema_extra=list_map("type")
+    )
+    stage: str | None = Field(None, description="What it does now.")
+
+
+class ObjectStatus(BaseStatus):
+    """What the statuses of the kinds with stages share."""
+
     suspend_time: Time | None = Field(None, description="Since when it is suspended.")
     suspended_seconds: int = Field(0, ge=0, description="Time spent suspended before now.")
-    stage: str | None = Field(None, description="The stage that runs.")
     progress: str | None = Field(None, description="Progress of that stage and of the whole.")
     inputs: list[ResolvedInput] = Field(
         default_factory=list, description="What the URIs of the spec stood for.", json_schema_extra=list_map("name")
@@ -154,12 +165,6 @@ class ObjectStatus(StatusRecord):
     )
     gates: list[GateStatus] = Field(
         default_factory=list, description="The gates and their verdicts.", json_schema_extra=list_map("name")
-    )
-    commands: list[CommandStatus] = Field(
-        default_factory=list, description="Annotations acted on.", json_schema_extra=list_map("name")
-    )
-    conditions: list[Condition] = Field(
-        default_factory=list, description="Ready, Progressing, Serving, ...", json_schema_extra=list_map("type")
     )
 
 
@@ -180,6 +185,7 @@ class GenerationStatus(ObjectStatus):
     promotion_hash: str | None = Field(
         None, description="Value of the annotation characterflywheel.dev/promote that promotes just what was judged."
     )
+    ab_test: str | None = Field(None, description="The ABTest that tries the candidate on live users.")
     server_start_time: Time | None = Field(None, description="When its model server was first asked for.")
     superseded_time: Time | None = Field(None, description="Since when another Generation serves in its place.")
 

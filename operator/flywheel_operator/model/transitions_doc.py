@@ -38,7 +38,8 @@ def document() -> str:
     """The whole file."""
     generation = table(phases.MEANING, phases.TRANSITIONS)
     reward_model = table(phases.REWARD_MODEL_MEANING, phases.REWARD_MODEL_TRANSITIONS)
-    return f"{INTRODUCTION}\n## Generation\n\n{generation}\n## RewardModel\n\n{reward_model}"
+    abtest = table(phases.ABTEST_MEANING, phases.ABTEST_TRANSITIONS)
+    return f"{INTRODUCTION}\n## Generation\n\n{generation}\n## RewardModel\n\n{reward_model}\n## ABTest\n\n{abtest}"
 
 
 def main(arguments: list[str]) -> int:

@@ -6,10 +6,10 @@ from typing import Final, TypeVar
 from flywheel_contract.stage_spec import SYSTEM_PROMPT_MAX_LENGTH, Character, Input
 from flywheel_contract.stages import Role
 from flywheel_operator.decide.production import last_time
-from flywheel_operator.model.generation import CharacterSpec
 from flywheel_operator.model.objects import Generation
 from flywheel_operator.model.observed import ObservedGeneration, ObservedRewardModel
 from flywheel_operator.model.phases import RewardModelPhase, Verdict
+from flywheel_operator.model.serving import CharacterSpec
 from flywheel_operator.model.status import ModelRef
 from flywheel_operator.plan import reasons
 

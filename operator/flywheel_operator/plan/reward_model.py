@@ -5,10 +5,10 @@ from flywheel_contract.stage_spec import Character
 from flywheel_contract.stages import Stage
 from flywheel_operator.decide.gates import REWARD_MODEL_GATES, describe_failures, evaluate_gates, passed, rules_in_force
 from flywheel_operator.manifests.stage import StageOwner
-from flywheel_operator.model.generation import CharacterSpec
 from flywheel_operator.model.names import COMMAND_ABORT
 from flywheel_operator.model.observed import ObservedRewardModel
 from flywheel_operator.model.phases import REWARD_MODEL_TERMINAL, RewardModelPhase, StageState
+from flywheel_operator.model.serving import CharacterSpec
 from flywheel_operator.model.status import ModelRef, ResolvedInput, RewardModelStatus, StageStatus
 from flywheel_operator.plan import reasons
 from flywheel_operator.plan.actions import Plan

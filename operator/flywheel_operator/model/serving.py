@@ -1,0 +1,105 @@
+"""Spec pieces of what talks to users: characters, model servers, gateways."""
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from flywheel_contract.base import Record
+from flywheel_contract.stage_spec import SYSTEM_PROMPT_MAX_LENGTH, Name
+from flywheel_operator.model.common import Resources, cel, validations
+
+
+class ConfigMapKey(Record):
+    """A key of a ConfigMap in the same namespace."""
+
+    name: Name = Field(description="Name of the ConfigMap.")
+    key: Annotated[str, Field(max_length=253)] = Field(description="Key in its data.")
+
+
+class CharacterSpec(Record):
+    """A character that the model plays."""
+
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            cel(
+                "has(self.systemPrompt) != has(self.systemPromptFrom)",
+                "set exactly one of systemPrompt and systemPromptFrom",
+            )
+        )
+    )
+    name: Name = Field(description="Name of the character, as rows of the traffic name it.")
+    system_prompt: str | None = Field(None, max_length=SYSTEM_PROMPT_MAX_LENGTH, description="Its system prompt.")
+    system_prompt_from: ConfigMapKey | None = Field(None, description="A ConfigMap that holds its system prompt.")
+
+
+class IdentitySpec(Record):
+    """Who says who a user is."""
+
+    user_header: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]*$", max_length=64)] = Field(
+        "X-User-Id", description="Header with the user's id; believed only from trustedProxies."
+    )
+    trusted_proxies: list[Annotated[str, Field(pattern=r"^[0-9a-fA-F.:]+(/[0-9]{1,3})?$", max_length=64)]] = Field(
+        default_factory=list,
+        max_length=16,
+        description="Addresses or CIDRs of the proxies that set the header. For everyone else a signed cookie counts.",
+    )
+
+
+class ModerationSpec(Record):
+    """The safety of prompts and replies at the gateway."""
+
+    prompts: bool = Field(True, description="Refuse prompts that the classifier calls abuse.")
+    replies: bool = Field(True, description="Hold back one sentence; end a reply that is abuse.")
+    threshold: float = Field(0.8, ge=0, le=1, description="Probability of abuse from which on something is refused.")
+
+
+class LimitsSpec(Record):
+    """What one user may ask for."""
+
+    requests_per_minute: int = Field(60, ge=1, le=1_000_000, description="Per user and pod; more are answered by 429.")
+    concurrent_requests: int = Field(64, ge=1, le=100_000, description="Of all users together, per pod.")
+    body_bytes: int = Field(1_048_576, ge=1024, le=104_857_600, description="Largest request.")
+    timeout_seconds: int = Field(300, ge=1, le=86_400, description="A reply must be complete after this time.")
+
+
+class CaptureSpec(Record):
+    """What is kept of the conversations."""
+
+    turns: bool = Field(True, description="Keep what was said; the next Generation can train on it.")
+    require_consent: bool = Field(
+        False, description="Keep only the turns of users who agreed to training, instead of those who did not refuse."
+    )
+    retention_days: int = Field(90, ge=1, le=3650, description="Rows carry the time after which they must be gone.")
+    rotate_seconds: int = Field(60, ge=1, le=86_400, description="Files of the log are closed this often.")
+
+
+class GatewaySpec(Record):
+    """The gateway beside the model server."""
+
+    mode: Literal["Enabled", "Disabled"] = Field(
+        "Enabled",
+        description="Disabled: users talk to the model server itself; nothing is moderated or logged.",
+    )
+    moderation: ModerationSpec = Field(default_factory=ModerationSpec, description="Safety.")
+    limits: LimitsSpec = Field(default_factory=LimitsSpec, description="Limits.")
+    capture: CaptureSpec = Field(default_factory=CaptureSpec, description="What is kept.")
+    identity: IdentitySpec = Field(default_factory=IdentitySpec, description="Who says who a user is.")
+    resources: Resources = Field(
+        default_factory=lambda: Resources(requests={"cpu": "100m", "memory": "256Mi"}, limits={"memory": "1Gi"}),
+        description="Resources of its container.",
+    )
+
+
+class ServingSpec(Record):
+    """The model server of the promoted candidate."""
+
+    replicas: int = Field(1, ge=1, le=1000, description="Pods while it is in production.")
+    gpus: int = Field(0, ge=0, le=64, description="GPUs per pod; with any, vLLM serves where the image has it.")
+    resources: Resources = Field(default_factory=Resources, description="Resources of a pod.")
+    gateway: GatewaySpec = Field(default_factory=GatewaySpec, description="The gateway in the same pod.")
+    startup_timeout_seconds: int = Field(
+        1800, ge=1, le=86400, description="The server must answer a real request within this time."
+    )
+    drain_seconds: int = Field(
+        60, ge=0, le=86400, description="A superseded server stays up this long before it is scaled to zero."
+    )
