@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, Field, StringConstraints
 
 from flywheel_contract.base import Record
 from flywheel_contract.experiment import Arm
@@ -27,11 +27,21 @@ HEADER_FALLBACK: Final = "x-flywheel-fallback"
 """`1` where production serves in place of the arm."""
 HEADER_SESSION: Final = "x-flywheel-session"
 """The session's token, from the client."""
+HEADER_CHARACTER: Final = "x-flywheel-character"
+"""The character that the client wants, where there is no session."""
+HEADER_CONVERSATION: Final = "x-flywheel-conversation"
+"""The client's own id of the conversation; comes back with every reply."""
+HEADER_TURN: Final = "x-flywheel-turn"
+"""The id of a reply, for feedback on it."""
 COOKIE_USER: Final = "flywheel_user"
-"""`<id>.<signature>`: id is [A-Za-z0-9_-]{1,64}, signature the HMAC-SHA256 of it by the lineage's key, base64url."""
+"""`<id>.<signature>`: id is [A-Za-z0-9_-]{1,64}, signature an HMAC-SHA256 of it by a key that is derived from the
+lineage's, base64url without padding. Only the gateway can tell whether it is right."""
 NOT_ENROLLED: Final = "none"
 
 USER_ID_MAX_LENGTH: Final = 256
+UserId = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=USER_ID_MAX_LENGTH)]
+CLIENT_ID_PATTERN: Final = r"^[A-Za-z0-9_.:-]{1,128}$"
+"""Ids of conversations, turns and events that clients choose."""
 
 
 class EventType(StrEnum):
@@ -73,8 +83,9 @@ class LogTable(StrEnum):
 
 
 class _LogRow(Record):
-    user_id: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(
-        description="HMAC-SHA256 of the user's id by the lineage's key."
+    user_id: UserId = Field(
+        description="HMAC-SHA256 of the user's id by the lineage's key, 64 hexadecimal digits; the id itself with "
+        "`idHash: None`."
     )
     ts: AwareDatetime
     enrolled: bool = False
@@ -103,7 +114,9 @@ class Event(_LogRow):
     type: EventType
     value: float | None = None
     conversation: str | None = None
+    turn: str | None = Field(None, description="The reply that it is about.")
     detector: str | None = Field(None, description="`name/version` of what saw it.")
+    blocked: bool | None = Field(None, description="Whether the user was spared it.")
 
 
 class Consent(Record):
@@ -116,7 +129,7 @@ class Turn(Record):
     """A reply with the conversation before it, in the traffic format of docs/data.md plus where it came from."""
 
     conversation: str
-    user: str
+    user: UserId
     character: str | None = None
     origin: Literal["User", "Internal"] = "User"
     time: AwareDatetime
@@ -131,3 +144,55 @@ class Turn(Record):
     enrolled: bool = False
     fallback: bool = False
     retain_until: AwareDatetime | None = Field(None, description="The row must be gone after this time.")
+
+    def to_row(self) -> dict[str, Any]:
+        """The row as it stands in the log and as `curate` reads it: snake_case, without what is not known."""
+        return self.model_dump(mode="json", by_alias=False, exclude_none=True)
+
+
+class SessionRequest(Record):
+    """The body of POST /v1/sessions."""
+
+    character: str | None = None
+    consent: Consent = Consent()
+    conversation: Annotated[str, Field(pattern=CLIENT_ID_PATTERN)] | None = None
+
+
+class Session(Record):
+    """Its answer."""
+
+    session: str
+    token: str = Field(description="Goes into the header x-flywheel-session of chats and events.")
+    arm: Arm | None = Field(None, description="None for who is not enrolled.")
+    test: str | None = None
+    character: str | None = None
+    expires: AwareDatetime
+
+
+class Feedback(Record):
+    """One event of POST /v1/events, which takes one or a list."""
+
+    type: EventType
+    conversation: Annotated[str, Field(pattern=CLIENT_ID_PATTERN)] | None = None
+    turn: Annotated[str, Field(pattern=CLIENT_ID_PATTERN)] | None = None
+    value: Annotated[float, Field(ge=-1e12, le=1e12)] | None = None
+    id: Annotated[str, Field(pattern=CLIENT_ID_PATTERN)] | None = Field(
+        None, description="The same id of the same user counts once, however often it is sent."
+    )
+
+
+FEEDBACK_MAX: Final = 50
+"""Events in one POST."""
+
+
+class ErasureReceipt(Record):
+    """What `flywheel-gateway erase` leaves below `<store>/erasures/`."""
+
+    user: UserId
+    time: AwareDatetime
+    rows: dict[str, int] = Field(description="Rows removed, by table.")
+    files: list[str] = Field(description="Files that were written anew or removed, relative to the store.")
+    open_segments: list[str] = Field(
+        default_factory=list, description="Still written to when the command ended, with rows of the user: run it again."
+    )
+    unreadable_lines: int = Field(0, description="Lines that are no JSON and name the user: removed too.")
