@@ -91,7 +91,7 @@ class LogSettings(Record):
     rotate_seconds: float = Field(60, ge=1, le=3600, description="Longest time until a row can be read.")
     rotate_bytes: int = Field(64 << 20, ge=1024, le=1 << 30, description="A segment that is longer is finished.")
     queue_bytes: int = Field(
-        64 << 20, ge=1024, le=1 << 32, description="Rows kept in memory while the store is away; more are lost, counted."
+        64 << 20, ge=1024, le=1 << 32, description="Rows kept while the store is away; more are lost, counted."
     )
 
 

@@ -193,6 +193,6 @@ class ErasureReceipt(Record):
     rows: dict[str, int] = Field(description="Rows removed, by table.")
     files: list[str] = Field(description="Files that were written anew or removed, relative to the store.")
     open_segments: list[str] = Field(
-        default_factory=list, description="Still written to when the command ended, with rows of the user: run it again."
+        default_factory=list, description="Still open at the end, with rows of the user: run it again."
     )
     unreadable_lines: int = Field(0, description="Lines that are no JSON and name the user: removed too.")
