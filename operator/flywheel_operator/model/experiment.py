@@ -1,4 +1,4 @@
-"""What can come out of an online test: closed sets of verdicts, reasons and outcomes, and what a test measures by default."""
+"""What can come out of an online test, in closed sets, and what a test measures where nothing else is said."""
 
 from enum import StrEnum
 from typing import Final
@@ -89,6 +89,6 @@ DEFAULT_GUARDRAILS: Final = (
 )
 """What must not get worse.
 
-The figures come from benchmarks/abtest_errors.py. Rates pass by either margin: the relative one holds where events are many,
-the absolute one (two more violations, five more refusals or errors per thousand) where they are too rare for it.
+The figures come from benchmarks/abtest_errors.py. Rates pass by either margin: the relative one serves where events
+are many, the absolute one (two more violations, five more refusals or errors per thousand) where they are rare.
 """
