@@ -1,0 +1,219 @@
+"""The two shapes of OpenAI's protocol that are served: chat completions and completions.
+
+A dialect checks a request body, says which text the user wrote, and reads and writes replies and their parts.
+"""
+
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from flywheel_contract.gateway_config import Limits
+from flywheel_gateway.errors import ApiError
+
+ROLES: Final = ("system", "developer", "user", "assistant", "tool")
+_SYSTEM: Final = ("system", "developer")
+_OURS: Final = ("metadata", "user", "safety_identifier", "prompt_cache_key")
+"""Fields that are for us, or hold ids of users: the model server sees none of them."""
+MetadataValue = str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A checked request. `body` goes to the model; `prompt` is what the user wrote last."""
+
+    body: dict[str, Any]
+    stream: bool
+    prompt: tuple[str, ...]
+    messages: tuple[dict[str, str], ...] = ()
+    """The conversation as text, for the log; empty for completions."""
+    metadata: Mapping[str, Any] | None = None
+
+
+class Chat:
+    """`/v1/chat/completions`."""
+
+    upstream_path: Final = "/v1/chat/completions"
+    object_of_part: Final = "chat.completion.chunk"
+
+    def check(self, value: object, limits: Limits) -> Asked:
+        """The request in a JSON value.
+
+        Raises:
+            ApiError: it is not a chat request, or larger than it may be.
+        """
+        body, stream, metadata = _common(value)
+        messages = body.get("messages")
+        if not isinstance(messages, list) or not messages:
+            raise ApiError(400, "invalid_request", "messages: a list with at least one message")
+        if len(messages) > limits.messages:
+            raise ApiError(400, "too_many_messages", f"messages: at most {limits.messages}")
+        texts = tuple(_message(message) for message in messages)
+        if sum(len(text["content"]) for text in texts) > limits.prompt_chars:
+            raise ApiError(413, "prompt_too_long", f"the messages may have {limits.prompt_chars} characters together")
+        return Asked(body, stream, _newest(texts), texts, metadata)
+
+    @staticmethod
+    def with_system(asked: Asked, prompt: str) -> dict[str, Any]:
+        """The body with the character's prompt first, and none of the client's own."""
+        rest = [m for m in asked.body["messages"] if m["role"] not in _SYSTEM]
+        return {**asked.body, "messages": [{"role": "system", "content": prompt}, *rest]}
+
+    @staticmethod
+    def reply_text(reply: Mapping[str, Any]) -> str | None:
+        """The text of a whole reply, or None where it has none."""
+        choice = _choice(reply)
+        message = choice.get("message") if choice else None
+        content = message.get("content") if isinstance(message, dict) else None
+        if isinstance(content, str):
+            return content
+        # A tool call has no text.
+        return "" if isinstance(message, dict) and content is None else None
+
+    @staticmethod
+    def part_text(part: Mapping[str, Any]) -> str:
+        """The text of a streamed part."""
+        choice = _choice(part)
+        delta = choice.get("delta") if choice else None
+        content = delta.get("content") if isinstance(delta, dict) else None
+        return content if isinstance(content, str) else ""
+
+    @staticmethod
+    def reply(about: Mapping[str, Any], text: str, finish: str) -> dict[str, Any]:
+        """A whole reply of nothing but `text`; ids, model and usage are those of `about`."""
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
+        return {**_head(about, "chat.completion", "chatcmpl"), "choices": [choice], **_usage(about)}
+
+    def part(self, about: Mapping[str, Any], text: str | None, finish: str | None) -> dict[str, Any]:
+        """A streamed part of nothing but `text`."""
+        delta = {} if text is None else {"role": "assistant", "content": text}
+        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+        return {**_head(about, self.object_of_part, "chatcmpl"), "choices": [choice]}
+
+
+class Completions:
+    """`/v1/completions`: a bare prompt, without character and without turns in the log."""
+
+    upstream_path: Final = "/v1/completions"
+    object_of_part: Final = "text_completion"
+
+    def check(self, value: object, limits: Limits) -> Asked:
+        """As `Chat.check`."""
+        body, stream, metadata = _common(value)
+        prompt = body.get("prompt")
+        if not isinstance(prompt, str) or not prompt:
+            raise ApiError(400, "invalid_request", "prompt: one text")
+        if len(prompt) > limits.prompt_chars:
+            raise ApiError(413, "prompt_too_long", f"the prompt may have {limits.prompt_chars} characters")
+        return Asked(body, stream, (prompt,), (), metadata)
+
+    @staticmethod
+    def with_system(asked: Asked, prompt: str) -> dict[str, Any]:
+        """The body as it is: a completion has no place for a character."""
+        return asked.body
+
+    @staticmethod
+    def reply_text(reply: Mapping[str, Any]) -> str | None:
+        """As `Chat.reply_text`."""
+        choice = _choice(reply)
+        text = choice.get("text") if choice else None
+        return text if isinstance(text, str) else None
+
+    @staticmethod
+    def part_text(part: Mapping[str, Any]) -> str:
+        """As `Chat.part_text`."""
+        choice = _choice(part)
+        text = choice.get("text") if choice else None
+        return text if isinstance(text, str) else ""
+
+    @staticmethod
+    def reply(about: Mapping[str, Any], text: str, finish: str) -> dict[str, Any]:
+        """As `Chat.reply`."""
+        choice = {"index": 0, "text": text, "finish_reason": finish, "logprobs": None}
+        return {**_head(about, "text_completion", "cmpl"), "choices": [choice], **_usage(about)}
+
+    def part(self, about: Mapping[str, Any], text: str | None, finish: str | None) -> dict[str, Any]:
+        """As `Chat.part`."""
+        choice = {"index": 0, "text": text or "", "finish_reason": finish, "logprobs": None}
+        return {**_head(about, self.object_of_part, "cmpl"), "choices": [choice]}
+
+
+Dialect = Chat | Completions
+
+
+def finish_reason(part: Mapping[str, Any]) -> str | None:
+    """Why a reply or its last part ended, or None where it goes on."""
+    choice = _choice(part)
+    reason = choice.get("finish_reason") if choice else None
+    return reason if isinstance(reason, str) else None
+
+
+def _common(value: object) -> tuple[dict[str, Any], bool, Mapping[str, Any] | None]:
+    if not isinstance(value, dict):
+        raise ApiError(400, "invalid_request", "the body is a JSON object")
+    stream, metadata, several = value.get("stream"), value.get("metadata"), value.get("n")
+    if stream is not None and not isinstance(stream, bool):
+        raise ApiError(400, "invalid_request", "stream: true or false")
+    if metadata is not None and not isinstance(metadata, dict):
+        raise ApiError(400, "invalid_request", "metadata: an object")
+    if several is not None and (type(several) is not int or several != 1):
+        raise ApiError(400, "invalid_request", "n: one reply a request")
+    best = value.get("best_of")
+    if best is not None and (type(best) is not int or best != 1):
+        raise ApiError(400, "invalid_request", "best_of: one reply a request")
+    return {k: v for k, v in value.items() if k not in _OURS}, stream is True, metadata
+
+
+def _message(message: object) -> dict[str, str]:
+    if not isinstance(message, dict) or message.get("role") not in ROLES:
+        raise ApiError(400, "invalid_request", f"messages: each has a role, one of {', '.join(ROLES)}")
+    content = message.get("content")
+    if content is None and message["role"] in ("assistant", "tool"):
+        content = ""
+    if isinstance(content, list):
+        content = "\n".join(_part(part) for part in content)
+    if not isinstance(content, str):
+        raise ApiError(400, "invalid_request", "messages: content is text, or a list of text parts")
+    return {"role": message["role"], "content": content}
+
+
+def _part(part: object) -> str:
+    """Only text can be moderated and trained on."""
+    text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
+    if not isinstance(text, str):
+        raise ApiError(400, "invalid_request", "messages: a part of a content is of the type text")
+    return text
+
+
+def _newest(messages: Sequence[dict[str, str]]) -> tuple[str, ...]:
+    """The texts since the last reply, and a beginning that the client put into the model's mouth."""
+    found: list[str] = []
+    asked = False
+    for message in reversed(messages):
+        if message["role"] == "assistant" and asked:
+            break
+        asked = asked or message["role"] == "user"
+        if message["role"] not in _SYSTEM:
+            found.append(message["content"])
+    return tuple(reversed(found))
+
+
+def _choice(value: Mapping[str, Any]) -> dict[str, Any] | None:
+    choices = value.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    return first if isinstance(first, dict) else None
+
+
+def _head(about: Mapping[str, Any], kind: str, prefix: str) -> dict[str, Any]:
+    return {
+        "id": about.get("id") or f"{prefix}-{uuid.uuid4().hex}",
+        "object": kind,
+        "created": about.get("created") or int(time.time()),
+        "model": about.get("model") or "",
+    }
+
+
+def _usage(about: Mapping[str, Any]) -> dict[str, Any]:
+    usage = about.get("usage")
+    return {"usage": usage} if isinstance(usage, dict) else {}
