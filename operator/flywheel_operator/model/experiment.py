@@ -35,6 +35,8 @@ class AbReason(StrEnum):
     NO_DATA = "NoData"
     ANALYSIS_FAILED = "AnalysisFailed"
     """There may be data, but it could not be measured."""
+    CONTROL_MOVED = "ControlMoved"
+    """What the treatment was compared with went out of production before the end."""
     NO_HARM = "NoHarm"
     """Of a daily look only: it looked and the test goes on."""
 
