@@ -28,7 +28,7 @@ from flywheel_gateway.stores import BucketStore, open_store
 _log = logging.getLogger(__name__)
 
 
-class _Server(uvicorn.Server):
+class GatewayServer(uvicorn.Server):
     """Leaves the signals to us: there are two of its kind."""
 
     @contextlib.contextmanager
@@ -77,8 +77,8 @@ class Process:
         moderation = config.moderation
         if moderation.prompt or moderation.reply or moderation.detect:
             await services.moderator.warm_up()
-        users = _Server(_settings(user_app(services), host, port, config.limits.drain_seconds))
-        metrics = _Server(_settings(metrics_app(services), host, metrics_port, 1))
+        users = GatewayServer(server_settings(user_app(services), host, port, config.limits.drain_seconds))
+        metrics = GatewayServer(server_settings(metrics_app(services), host, metrics_port, 1))
         serving = [asyncio.create_task(server.serve()) for server in (users, metrics)]
         stopping = asyncio.create_task(stop.wait())
         try:
@@ -114,9 +114,10 @@ def writer_name() -> str:
     return f"{host}-{uuid.uuid4().hex[:8]}"
 
 
-def _settings(app: App, host: str, port: int, drain_seconds: int) -> uvicorn.Config:
+def server_settings(app: App, host: str, port: int, drain_seconds: int) -> uvicorn.Config:
+    """How uvicorn serves an app of ours; port 0 takes a free one."""
     return uvicorn.Config(
-        app,  # type: ignore[arg-type] # our messages are plain mappings
+        app,
         host=host,
         port=port,
         loop="none",
