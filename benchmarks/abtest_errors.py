@@ -16,10 +16,11 @@ from typing import Any, Final
 import numpy as np
 from scipy import stats
 
-from benchmarks.abtest_measure import moments, readings, split
+from benchmarks.abtest_measure import baseline, moments, readings, split
 from benchmarks.abtest_population import DAYS, Effect, Habits, behave, draw_traits
-from flywheel_contract.experiment import AnalysisResult
+from flywheel_contract.experiment import Allocation, AnalysisResult
 from flywheel_operator.decide.abtest import Decision, DecisionRule, final_verdict, harm_look
+from flywheel_operator.decide.power import Outlook, outlook
 from flywheel_operator.model.experiment import (
     DEFAULT_GUARDRAILS,
     DEFAULT_PRIMARIES,
@@ -83,7 +84,7 @@ def simulate(scenario: Scenario, tests: int, seed: int, rule: DecisionRule | Non
 def _tests(scenario: Scenario, tests: int, seed: int, rule: DecisionRule) -> Iterator[list[AnalysisResult]]:
     """The reports of each test, one per day."""
     rng = np.random.default_rng(seed)
-    metrics = list(dict.fromkeys([*rule.primaries, *(guardrail.metric for guardrail in rule.guardrails)]))
+    metrics = _metrics(rule)
     users = 2 * scenario.users_per_arm
     pool = max(1, min(30_000 // users, tests)) * users
     done = 0
@@ -110,6 +111,20 @@ def _run(test: list[AnalysisResult], rule: DecisionRule) -> tuple[bool, Decision
         if look.decision is not None:
             return paused, look.decision
     return paused, final_verdict(test[-1], rule)
+
+
+def predict(scenario: Scenario, lift: float, seed: int, rule: DecisionRule | None = None) -> Outlook:
+    """What the operator would say before such a test, from last week's log of ten times its users."""
+    rule = rule or default_rule(scenario.users_per_arm)
+    rng = np.random.default_rng(seed)
+    traits = draw_traits(rng, 10 * scenario.users_per_arm, scenario.habits)
+    sums = moments(behave(rng, traits, scenario.habits, NO_EFFECT)).sum(axis=0)
+    log = baseline(sums, _metrics(rule))
+    return outlook(log, rule, Allocation(), log.window.days * log.window.day_length_seconds, lift)
+
+
+def _metrics(rule: DecisionRule) -> list[str]:
+    return list(dict.fromkeys([*rule.primaries, *(guardrail.metric for guardrail in rule.guardrails)]))
 
 
 def rate(count: int, of: int) -> dict[str, float]:
@@ -159,6 +174,7 @@ def main() -> None:
         "falsePromotion": rate(same[AbVerdict.TREATMENT_WINS], tests),
         "falseHarmStop": rate(harm_stops(same), tests),
         "power": rate(better[AbVerdict.TREATMENT_WINS], tests),
+        "powerPredicted": round(predict(Scenario(users), options.lift, options.seed).win_probability or 0.0, 4),
         "primaryAboveUnderAA": rate(same["primaryAbove"], tests),
         "primaryAboveUnderAB": rate(better["primaryAbove"], tests),
         "falsePromotionIfPeeking": rate(same["peeking"], tests),

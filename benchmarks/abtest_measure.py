@@ -14,13 +14,19 @@ from scipy import special
 
 from benchmarks.abtest_population import DAYS, Behaviour, Floats
 from flywheel_contract.experiment import (
+    RATES,
     AnalysisReason,
     AnalysisResult,
+    ArmStatistics,
+    BaselineMetric,
+    BaselineReport,
     BuiltinMetric,
     MeasureStatus,
+    MetricKind,
     MetricReading,
     SampleRatio,
     Users,
+    Window,
 )
 from flywheel_operator.model.experiment import DEFAULT_PRIMARIES
 
@@ -37,10 +43,11 @@ PAIRS: Final = (
 )  # fmt: skip
 COLUMNS: Final = (*VARIABLES, *PAIRS)
 COLUMN: Final = {name: position for position, name in enumerate(COLUMNS)}
-RATES: Final = {
+RATIOS: Final = {
     BuiltinMetric.SAFETY_VIOLATIONS_PER_MESSAGE.value: ("violations", "messages"),
     BuiltinMetric.FALSE_REFUSALS_PER_MESSAGE.value: ("refusals", "messages"),
     BuiltinMetric.ERRORS_PER_REQUEST.value: ("errors", "requests"),
+    BuiltinMetric.LATENCY_MEAN.value: ("latency", "messages"),
 }
 ADJUSTED: Final = dict(
     zip(DEFAULT_PRIMARIES, (("active_days", "pre_active_days"), ("messages", "pre_messages")), strict=True)
@@ -127,14 +134,14 @@ def exact_difference_upper(events: Floats, trials: Floats) -> Floats:
     upper = special.betaincinv(events[:, 1] + 1, np.maximum(trials[:, 1] - events[:, 1], 1e-9), 0.95)
     some = np.maximum(events[:, 0], 1e-9)
     lower = np.where(events[:, 0] > 0, special.betaincinv(some, trials[:, 0] - events[:, 0] + 1, 0.05), 0.0)
-    return upper - lower
+    return np.asarray(upper - lower)
 
 
 def exact_harm(events: Floats, trials: Floats) -> Floats:
     """One-sided p-value that the treatment's rate is not higher: binomial, given all events."""
     share = trials[:, 1] / trials.sum(axis=1)
     tail = special.betainc(np.maximum(events[:, 1], 1e-9), events[:, 0] + 1, share)
-    return np.where(events[:, 1] > 0, tail, 1.0)
+    return np.asarray(np.where(events[:, 1] > 0, tail, 1.0))
 
 
 def readings(sums: Floats, metrics: Sequence[str]) -> list[list[AnalysisResult]]:
@@ -153,20 +160,47 @@ def readings(sums: Floats, metrics: Sequence[str]) -> list[list[AnalysisResult]]
     return [[build(test, day) for day in range(DAYS)] for test in range(len(sums))]
 
 
-def _reading_columns(statistics: Statistics, name: str) -> dict[str, Floats]:
-    exact: dict[str, Floats] = {}
+def baseline(sums: Floats, metrics: Sequence[str]) -> BaselineReport:
+    """What the analysis would report of a log before a test: `sums` over all its users, days x COLUMNS."""
+    statistics = Statistics(sums[None, None])
+    n = int(statistics.n[0, 0, -1])
+    found = []
+    for name in metrics:
+        mean, error, of, by = _measured(statistics, name)
+        denominator = statistics.total(by)[0, 0, -1] if by else n
+        values = ArmStatistics(
+            n=n,
+            mean=float(mean[0, 0, -1]),
+            variance=float(error[0, 0, -1] ** 2 * n),
+            numerator=float(statistics.total(of)[0, 0, -1]),
+            denominator=float(denominator),
+        )
+        kind = MetricKind.RATIO if by else MetricKind.MEAN
+        found.append(BaselineMetric(name=name, kind=kind, statistics=values))
+    window = Window(start="2026-02-23T00:00:00Z", end="2026-03-02T00:00:00Z", days=DAYS)
+    return BaselineReport(window=window, users=n, metrics=found)
+
+
+def _measured(statistics: Statistics, name: str) -> tuple[Floats, Floats, str, str | None]:
+    """A metric's value and standard error in each arm, what is counted, and by what it is divided."""
     if name in ADJUSTED:
-        mean, error = statistics.adjusted(*ADJUSTED[name])
-        sums = statistics.total(ADJUSTED[name][0])
-    else:
-        of, by = RATES.get(name) or {BuiltinMetric.LATENCY_MEAN.value: ("latency", "messages")}[name]
-        mean, error = statistics.ratio(of, by)
-        sums = statistics.total(of)
-        exact["difference_upper"] = mean[:, 1] - mean[:, 0] + ONE_SIDED_Z * np.sqrt(error[:, 0] ** 2 + error[:, 1] ** 2)
-        if name in RATES:
-            trials = statistics.total(by)
-            exact["difference_upper"] = np.fmax(exact["difference_upper"], exact_difference_upper(sums, trials))
-            exact["harm_p_value"] = exact_harm(sums, trials)
+        of, covariate = ADJUSTED[name]
+        return (*statistics.adjusted(of, covariate), of, None)
+    of, by = RATIOS[name]
+    return (*statistics.ratio(of, by), of, by)
+
+
+def _reading_columns(statistics: Statistics, name: str) -> dict[str, Floats]:
+    mean, error, of, by = _measured(statistics, name)
+    sums = statistics.total(of)
+    exact: dict[str, Floats] = {}
+    if by:
+        scatter = np.sqrt(error[:, 0] ** 2 + error[:, 1] ** 2)
+        exact["difference_upper"] = mean[:, 1] - mean[:, 0] + ONE_SIDED_Z * scatter
+    if by and name in RATES:
+        trials = statistics.total(by)
+        exact["difference_upper"] = np.fmax(exact["difference_upper"], exact_difference_upper(sums, trials))
+        exact["harm_p_value"] = exact_harm(sums, trials)
     log_error = np.sqrt((error[:, 0] / mean[:, 0]) ** 2 + (error[:, 1] / mean[:, 1]) ** 2)
     lift = mean[:, 1] / mean[:, 0] - 1
     return {
