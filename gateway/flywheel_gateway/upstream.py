@@ -6,6 +6,7 @@ reply ended early or is no reply).
 
 import asyncio
 import contextlib
+import io
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ PASSED_ON: Final = frozenset({400, 404, 413, 422})
 """What the model server says of the request itself, e.g. that it is too long: no error of the model's."""
 _HEADERS: Final = {"content-type": "application/json", "accept-encoding": "identity"}
 _PROBE_SECONDS: Final = 2
+_LONG_BODY: Final = 1 << 19
 
 
 class Upstream:
@@ -46,7 +48,7 @@ class Upstream:
         """
         with _named():
             async with self._session.post(
-                self._url + path, data=orjson.dumps(body), headers=_HEADERS, allow_redirects=False
+                self._url + path, data=_encoded(body), headers=_HEADERS, allow_redirects=False
             ) as response:
                 if response.status in PASSED_ON:
                     raise refusal(response.status)
@@ -77,7 +79,7 @@ class Upstream:
         with _named():
             async with asyncio.timeout(self._limits.first_byte_seconds):
                 response = await self._session.post(
-                    self._url + path, data=orjson.dumps(body), headers=_HEADERS, allow_redirects=False
+                    self._url + path, data=_encoded(body), headers=_HEADERS, allow_redirects=False
                 )
         try:
             if response.status in PASSED_ON:
@@ -139,6 +141,12 @@ class Upstream:
 def refusal(status: int) -> ApiError:
     """The model server's judgement of a request, in our words: its own may quote the character's prompt."""
     return ApiError(status, "refused_by_model", "the model server refuses the request: too long, or an option unknown")
+
+
+def _encoded(body: dict[str, Any]) -> bytes | io.BytesIO:
+    """The client library writes long bodies piece by piece only from a file."""
+    encoded = orjson.dumps(body)
+    return encoded if len(encoded) < _LONG_BODY else io.BytesIO(encoded)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@
 
 import asyncio
 import contextlib
+import io
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -152,7 +153,7 @@ class Lab:
 
     async def chat(self, body: Any = None, *, headers: dict[str, str] | None = None, path: str = CHAT) -> Any:
         """Posts and answers (status, JSON, headers)."""
-        data = body if isinstance(body, bytes) else json.dumps(asking() if body is None else body)
+        data: Any = io.BytesIO(body) if isinstance(body, bytes) else json.dumps(asking() if body is None else body)
         async with self.client.post(path, data=data, headers=headers) as response:
             return response.status, await response.json(), response.headers
 
@@ -163,7 +164,7 @@ class Lab:
             while self.services.writer.queued_bytes:
                 await asyncio.sleep(0.01)
         files = sorted((self.store / table).glob("date=*/*.jsonl"))
-        return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for file in files for line in file.read_bytes().splitlines()]
 
     async def events(self, *kinds: str) -> list[dict[str, Any]]:
         """The events of some types."""
