@@ -1,0 +1,94 @@
+"""The measurement of a test, from tables to the report."""
+
+import importlib.metadata
+from dataclasses import dataclass
+from typing import Final
+
+import ibis.expr.types as ir
+
+from flywheel_analysis import exploration, lifts, own_metrics, sufficient, users
+from flywheel_analysis.lifts import Sufficient
+from flywheel_analysis.period import Period
+from flywheel_analysis.sources import Source
+from flywheel_analysis.spec import metrics_of
+from flywheel_contract.experiment import AnalysisReport, AnalysisSpec, Arm, Users
+
+_LIBRARIES: Final = ("duckdb", "flywheel-analysis", "ibis-framework", "tea-tasting")
+_USER_SUMS: Final = (users.FALLBACK, users.FALLBACK_EVENTS, users.EVENTS, users.COVERED)
+"""Per-user columns that say whom the test counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """The tables that everything is measured on."""
+
+    exposed: users.Exposed
+    events: ir.Table
+    users: ir.Table
+
+
+def run(source: Source, period: Period, spec: AnalysisSpec) -> AnalysisReport:
+    """Measures all metrics of `spec` and the built-in ones inside `period`.
+
+    Raises:
+        AnalysisError: one of its kinds, as the source found it.
+    """
+    on_exposures = [(i, n) for i, n in enumerate(spec.dimensions) if n in source.exposures.columns]
+    notes = [*source.notes, *period.notes]
+    counted = count(source, period, spec, users.exposed(source.exposures, period, spec.test, on_exposures))
+    wanted = metrics_of(spec)
+    found = sufficient.read(source.engine, counted.users, (users.ARM,), wanted, _USER_SUMS)
+    control, treatment = (found.get((arm.value,), Sufficient()) for arm in Arm)
+    table = counted.exposed.table
+    both = source.materialise("fw_both", table.filter(table[users.BOTH]).select(users.ARM))
+    counts = Users(
+        control=control.n,
+        treatment=treatment.n,
+        in_both_arms=source.engine.rows(both.aggregate(n=both.count()))[0]["n"],
+        fallback=int(treatment.total(users.FALLBACK)),
+        fallback_events=_share(treatment.total(users.FALLBACK_EVENTS), treatment.total(users.EVENTS)),
+        without_covariates=sum(arm.n - int(arm.total(users.COVERED)) for arm in (control, treatment)),
+    )
+    explored = [
+        breakdown
+        for i, name in enumerate(spec.dimensions)
+        for breakdown in exploration.explore(source, counted.users, counted.events, period, (i, name), counts, notes)
+    ]
+    return AnalysisReport(
+        test=spec.test,
+        window=period.window(),
+        users=counts,
+        sample_ratio=lifts.sample_ratio(control.n, treatment.n, spec.allocation.control, spec.allocation.treatment),
+        metrics=[lifts.measure(metric, control, treatment) for metric in wanted],
+        exploration=explored,
+        notes=notes,
+        versions={name: importlib.metadata.version(name) for name in _LIBRARIES if _installed(name)},
+    )
+
+
+def count(source: Source, period: Period, spec: AnalysisSpec, exposed: ir.Table) -> Counted:
+    """The users of `exposed` with their numbers, in a table of the embedded engine."""
+    known = source.keep_users("fw_exposed", exposed)
+    rows = source.once(source.events)
+    events = users.counted_events(rows, known, period, spec.test)
+    if source.covariates is not None:
+        covariates = users.covariates_of(source.covariates)
+    elif source.is_log:
+        covariates = users.covariates_before(rows.semi_join(known.table, users.USER), period)
+    else:
+        covariates = None
+    extra = own_metrics.per_key(events, spec.metrics) if spec.metrics else None
+    table = users.per_user(known, users.summed(events, period), covariates, extra)
+    return Counted(known, events, source.materialise("fw_users", table))
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
+
+
+def _installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,84 @@
+"""The user's own metrics: SQL aggregates over the events of one user, checked before anything runs."""
+
+from collections.abc import Sequence
+
+import ibis.expr.types as ir
+import sqlglot
+from sqlglot import exp
+from sqlglot.errors import SqlglotError
+
+from flywheel_analysis import metrics
+from flywheel_analysis.errors import SpecError
+from flywheel_analysis.users import KEY
+from flywheel_contract.experiment import BUILTIN_NAMES, MetricDefinition
+
+DIALECT = "duckdb"
+"""What own metrics are written in; ibis translates them for other engines."""
+_ROWS = "events"
+
+
+def check(definitions: Sequence[MetricDefinition]) -> None:
+    """Refuses what is not a plain aggregate.
+
+    Raises:
+        SpecError: a name is taken, or an expression is no aggregate over a user's events.
+    """
+    seen = set(BUILTIN_NAMES)
+    for definition in definitions:
+        if definition.name in seen:
+            raise SpecError(f"metrics: the name {definition.name} is taken: choose another")
+        seen.add(definition.name)
+        _parsed(definition.name, "numerator", definition.numerator)
+        if definition.denominator is not None:
+            _parsed(definition.name, "denominator", definition.denominator)
+
+
+def per_key(counted: ir.Table, definitions: Sequence[MetricDefinition]) -> ir.Table:
+    """The numerators and denominators of each user by KEY, over `counted_events`.
+
+    Raises:
+        SpecError: the database does not take an expression, e.g. because there is no such column.
+    """
+    columns = []
+    for index, definition in enumerate(definitions):
+        wanted = [(metrics.own_numerator(index), definition.numerator)]
+        if definition.denominator is not None:
+            wanted.append((metrics.own_denominator(index), definition.denominator))
+        made = [f"CAST({text} AS DOUBLE) AS {name}" for name, text in wanted]
+        # Asked one by one, so that a message can name the metric.
+        _select(counted, made, definition)
+        columns += made
+    return _select(counted, columns, definitions[0])
+
+
+def _select(counted: ir.Table, columns: Sequence[str], definition: MetricDefinition) -> ir.Table:
+    query = f"SELECT {KEY}, {', '.join(columns)} FROM {_ROWS} GROUP BY {KEY}"
+    try:
+        return counted.alias(_ROWS).sql(query, dialect=DIALECT)
+    except Exception as error:  # every driver has errors of its own
+        # PEP 249 gives these names to what is wrong with the database, and not with the query.
+        if {kind.__name__ for kind in type(error).__mro__} & {"OperationalError", "InterfaceError"}:
+            raise
+        raise SpecError(f"metric {definition.name}: {str(error).strip().splitlines()[0]}") from error
+
+
+def _parsed(metric: str, field: str, text: str) -> None:
+    where = f"metric {metric}: {field} {text!r}"
+    try:
+        statements = sqlglot.parse(f"SELECT {text} AS x", dialect=DIALECT)
+    except SqlglotError as error:
+        raise SpecError(f"{where} is no SQL: {str(error).splitlines()[0]}") from error
+    tree = statements[0]
+    plain = (
+        len(statements) == 1
+        and isinstance(tree, exp.Select)
+        and len(tree.expressions) == 1
+        and not any(node for node in tree.find_all(exp.Query) if node is not tree)
+        and not any(tree.args.get(part) for part in ("from", "from_", "where", "group", "joins", "into"))
+    )
+    if not plain:
+        raise SpecError(f"{where} must be one expression without subqueries")
+    if tree.find(exp.Window):
+        raise SpecError(f"{where} must be an aggregate, not a window function")
+    if not tree.find(exp.AggFunc):
+        raise SpecError(f"{where} must be an aggregate, e.g. count(*) FILTER (WHERE type = 'thumbs_up')")

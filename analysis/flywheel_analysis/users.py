@@ -1,0 +1,245 @@
+"""From rows to one row per exposed user, as ibis expressions: the same for files and for every warehouse."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import reduce
+from operator import add
+from typing import Final
+
+import ibis
+import ibis.expr.datatypes as dt
+import ibis.expr.types as ir
+
+from flywheel_analysis import metrics
+from flywheel_analysis.period import Period
+from flywheel_analysis.tables import SECOND, TIME
+from flywheel_contract.experiment import Arm
+from flywheel_contract.online import EventType
+
+USER: Final = "user_id"
+ARM: Final = "arm"
+KEY: Final = "fw_key"
+"""What stands for a user in joins and groups: a number where the engine can give one, else the id."""
+BEGAN: Final = "fw_began"
+BOTH: Final = "in_both"
+FALLBACK: Final = "fallback_user"
+FALLBACK_EVENTS: Final = "fallback_events"
+EVENTS: Final = "counted_events"
+COVERED: Final = "has_covariates"
+DIMENSION: Final = "dim_{}"
+"""The per-user column of a dimension by its index."""
+
+_MASK_DAYS: Final = 30
+"""Up to so many days fit into the bits of the smallest integer that an engine takes a `1` for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exposed:
+    """One row per exposed user: KEY, USER, ARM, BEGAN, BOTH, FALLBACK and dimensions."""
+
+    table: ir.Table
+
+    def counted(self) -> ir.Table:
+        """Those of one arm."""
+        return self.table.filter(~self.table[BOTH])
+
+
+def exposed(
+    exposures: ir.Table, period: Period, test: str = "", dimensions: Sequence[tuple[int, str]] = ()
+) -> ir.Table:
+    """The first exposure of each user inside the window, one row a user; those of both arms are marked.
+
+    Rows without a user, of an unknown arm, of users who are not enrolled, or of another test do not count.
+    """
+    rows = _inside(exposures, period)
+    rows = rows.filter(rows[USER].notnull(), rows[ARM].isin([arm.value for arm in Arm]))
+    if "enrolled" in rows.columns:
+        rows = rows.filter(rows["enrolled"].coalesce(True))
+    if test and "test" in rows.columns:
+        rows = rows.filter(rows["test"] == test)
+    served = _fallback(rows)
+    found = rows.group_by(USER).aggregate(
+        **{
+            ARM: rows[ARM].min(),
+            "fw_other": rows[ARM].max(),
+            BEGAN: rows[TIME].min(),
+            FALLBACK: served.cast("int64").max(),
+            **{
+                DIMENSION.format(i): rows[name].cast("string").first(order_by=[rows[TIME], rows[name]])
+                for i, name in dimensions
+            },
+        }
+    )
+    return found.mutate(**{BOTH: found[ARM] != found["fw_other"]}).drop("fw_other")
+
+
+def with_key(table: ir.Table) -> ir.Table:
+    """Numbers the users, which makes joins and groups by user cheaper; only for a table that is then kept."""
+    return table.mutate(**{KEY: ibis.row_number()})
+
+
+def counted_events(events: ir.Table, users: Exposed, period: Period, test: str = "") -> ir.Table:
+    """The events of exposed users from their first exposure to the end of the window, with KEY, ARM and `day`."""
+    rows = events.filter(events[TIME] < _moment(period.end, events[TIME]))
+    if test and "test" in rows.columns:
+        rows = rows.filter(rows["test"].isnull() | (rows["test"] == test))
+    known = users.counted()
+    known = known.select(fw_user=known[USER], fw_arm=known[ARM], fw_from=known[BEGAN], fw_id=known[KEY])
+    rows = rows.drop([c for c in rows.columns if c in {KEY, ARM, "day"}])
+    joined = rows.inner_join(known, rows[USER] == known["fw_user"])
+    joined = joined.filter(joined[TIME] >= joined["fw_from"])
+    joined = joined.mutate(day=day_of(joined, period))
+    return joined.rename({KEY: "fw_id", ARM: "fw_arm"}).drop("fw_user", "fw_from")
+
+
+def day_of(rows: ir.Table, period: Period) -> ir.IntegerValue:
+    """The index of the day, 0 the first of the window; what lies before the window has negative ones."""
+    if SECOND in rows.columns:
+        seconds = rows[SECOND]
+    else:
+        # Cut to whole seconds first: an engine may round what it turns into an integer.
+        seconds = rows[TIME].truncate("s").epoch_seconds()
+    return ((seconds - period.first_second) // period.day_seconds).cast("int32")
+
+
+def summed(counted: ir.Table, period: Period, by: Sequence[str] = (KEY,)) -> ir.Table:
+    """The counts of each group (a user, or a user within a dimension) of `counted_events`."""
+    kind = counted["type"]
+    message = kind == EventType.MESSAGE.value
+    if period.days <= _MASK_DAYS:
+        # Much cheaper than counting distinct days: one integer a user.
+        days = (ibis.literal(1, "int64") << counted["day"]).bit_or(where=message)
+    else:
+        days = counted["day"].nunique(where=message)
+    value = counted["value"] if "value" in counted.columns else ibis.null("float64")
+    found = counted.group_by(list(by)).aggregate(
+        **{
+            metrics.ACTIVE_DAYS: days,
+            metrics.MESSAGES: counted.count(where=message),
+            metrics.VIOLATIONS: counted.count(where=kind == EventType.SAFETY_VIOLATION.value),
+            metrics.REFUSALS: counted.count(where=kind == EventType.FALSE_REFUSAL.value),
+            metrics.ERRORS: counted.count(where=kind == EventType.ERROR.value),
+            metrics.LATENCY_SUM: value.sum(where=message),
+            metrics.LATENCY_COUNT: value.count(where=message),
+            EVENTS: counted.count(),
+            FALLBACK_EVENTS: counted.count(where=_fallback(counted)),
+        }
+    )
+    if period.days <= _MASK_DAYS:
+        mask = found[metrics.ACTIVE_DAYS].coalesce(0)
+        bits = ((mask >> day) & 1 for day in range(period.days))
+        found = found.mutate(**{metrics.ACTIVE_DAYS: reduce(add, bits)})
+    return found
+
+
+def per_user(users: Exposed, sums: ir.Table, covariates: ir.Table | None, extra: ir.Table | None = None) -> ir.Table:
+    """One row per exposed user of one arm, without the id; numbers are never null.
+
+    `extra` are more columns by KEY, as `own_metrics` makes them.
+    """
+    known = users.counted()
+    rows = known.left_join(sums, KEY, rname="fw_right_{name}")
+    if extra is not None:
+        rows = rows.left_join(extra, KEY, rname="fw_extra_{name}")
+    if covariates is not None:
+        rows = rows.left_join(covariates, USER, rname="fw_covariate_{name}")
+    more = [] if extra is None else [c for c in extra.columns if c != KEY]
+    dimensions = [c for c in known.columns if c.startswith(DIMENSION.format(""))]
+    return rows.select(
+        rows[ARM],
+        *(rows[c] for c in dimensions),
+        **derived(rows),
+        **{c: rows[c].cast("float64").coalesce(0.0) for c in more},
+        **_covariates(rows, given=covariates is not None),
+        **{FALLBACK: (rows[FALLBACK] + rows[FALLBACK_EVENTS].coalesce(0) > 0).cast("int64")},
+    )
+
+
+def derived(rows: ir.Table) -> dict[str, ir.Value]:
+    """All per-user columns of the built-in metrics, out of those of `summed`."""
+    whole = (metrics.ACTIVE_DAYS, metrics.MESSAGES, metrics.VIOLATIONS, metrics.REFUSALS, metrics.ERRORS,
+             metrics.LATENCY_COUNT, EVENTS, FALLBACK_EVENTS)  # fmt: skip
+    found: dict[str, ir.Value] = {c: rows[c].coalesce(0).cast("int64") for c in whole}
+    messages = found[metrics.MESSAGES]
+    return found | {
+        metrics.ACTIVE: (messages > 0).cast("int64"),
+        metrics.MESSAGES_CAPPED: ibis.least(messages, metrics.MESSAGES_CAP),
+        metrics.REQUESTS: messages + found[metrics.ERRORS],
+        metrics.LATENCY_SUM: rows[metrics.LATENCY_SUM].cast("float64").coalesce(0.0),
+    }
+
+
+def _covariates(rows: ir.Table, *, given: bool) -> dict[str, ir.Value]:
+    names = metrics.COVARIATE_COLUMN.values()
+    numbers = {
+        n: rows[n].cast("float64").coalesce(0.0) if n in rows.columns else ibis.literal(0.0, "float64") for n in names
+    }
+    return {**numbers, COVERED: rows[COVERED].coalesce(0) if given else ibis.literal(0, "int64")}
+
+
+def covariates_of(table: ir.Table) -> ir.Table:
+    """A table of covariates with one row a user, whatever it holds; of several rows the largest number stands."""
+    names = [n for n in metrics.COVARIATE_COLUMN.values() if n in table.columns]
+    rows = table.filter(table[USER].notnull())
+    found = (
+        rows.group_by(USER).aggregate(**{n: rows[n].max() for n in names}) if names else rows.select(USER).distinct()
+    )
+    return found.mutate(**{COVERED: ibis.literal(1, "int64")})
+
+
+def covariates_before(events: ir.Table, period: Period, since: datetime | None = None) -> ir.Table:
+    """The covariates of all users who wrote before the window (from `since` on, where it is given)."""
+    rows = events.filter(
+        events[TIME] < _moment(period.start, events[TIME]),
+        events[USER].notnull(),
+        events["type"] == EventType.MESSAGE.value,
+    )
+    if since is not None:
+        rows = rows.filter(rows[TIME] >= _moment(since, rows[TIME]))
+    rows = rows.select(USER, day=day_of(rows, period))
+    found = rows.group_by(USER).aggregate(pre_messages=rows.count(), pre_active_days=rows["day"].nunique())
+    return found.mutate(**{COVERED: ibis.literal(1, "int64")})
+
+
+def everybody(exposures: ir.Table, events: ir.Table, period: Period) -> ir.Table:
+    """Exposures of all users of a log, as if all were in one arm: what a baseline is measured on."""
+    parts = [_inside(table, period) for table in (exposures, events)]
+    kind = parts[0][TIME].type()
+    rows = ibis.union(*(part.select(USER, **{TIME: part[TIME].cast(kind)}) for part in parts))
+    return rows.mutate(**{ARM: ibis.literal(Arm.CONTROL.value)})
+
+
+def once(events: ir.Table, repeated: ir.Table | None = None) -> ir.Table:
+    """The events, each `event_id` once: the earliest row stands. Rows without an id all stand.
+
+    `repeated` holds the hashes (column `fw_hash`) of all ids that may occur twice; only those rows are then compared.
+    """
+    if repeated is None:
+        ranked = events.mutate(fw_rank=ibis.row_number().over(group_by=events["event_id"], order_by=_order(events)))
+        return ranked.filter((ranked["fw_rank"] == 0) | ranked["event_id"].isnull()).drop("fw_rank")
+    hashed = events.mutate(fw_hash=events["event_id"].hash())
+    suspects = once(hashed.semi_join(repeated, "fw_hash"))
+    return hashed.anti_join(repeated, "fw_hash").union(suspects).drop("fw_hash")
+
+
+def _order(events: ir.Table) -> list[ir.Value]:
+    # Beyond the time only so that the same rows give the same answer, in whatever order they are read.
+    return [events[c] for c in (TIME, USER, "type", "value") if c in events.columns]
+
+
+def _fallback(rows: ir.Table) -> ir.BooleanValue:
+    return rows["fallback"].coalesce(False) if "fallback" in rows.columns else ibis.literal(False)
+
+
+def _inside(rows: ir.Table, period: Period) -> ir.Table:
+    time = rows[TIME]
+    return rows.filter(time >= _moment(period.start, time), time < _moment(period.end, time))
+
+
+def _moment(time: datetime, column: ir.TimestampValue) -> ir.TimestampScalar:
+    """`time` as a literal of the column's type, with a zone or without."""
+    kind = column.type()
+    zone = kind.timezone if isinstance(kind, dt.Timestamp) else None
+    text = time.strftime("%Y-%m-%d %H:%M:%S")
+    return ibis.literal(text, type=dt.Timestamp(timezone=None if zone is None else "UTC"))
