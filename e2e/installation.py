@@ -12,7 +12,7 @@ from e2e.kubectl import Kubectl, Manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 RELEASE = "flywheel"
-IMAGES = ("operator", "trainer")
+IMAGES = ("operator", "trainer", "gateway", "router", "analysis")
 LOADER = "claim-loader"
 CLAIM_FOLDER = "/mnt/claim"
 
@@ -41,7 +41,7 @@ def install(target: Target, namespace: str, images: dict[str, str], **values: An
     """
     settings = {
         **_image("image", images["operator"]),
-        **_image("trainerImage", images["trainer"]),
+        **{k: v for name in IMAGES[1:] for k, v in _image(f"{name}Image", images[name]).items()},
         "watchNamespaces[0]": namespace,
         **values,
     }
@@ -62,6 +62,18 @@ def uninstall(target: Target, namespace: str) -> None:
     """`helm uninstall`; a release that is not there is fine."""
     command = [str(target.helm), f"--kubeconfig={target.kubeconfig}", "uninstall", RELEASE, "--ignore-not-found"]
     subprocess.run([*command, "--namespace", namespace, "--wait"], check=True, stdout=subprocess.PIPE)
+
+
+def remove_namespace(kubectl: Kubectl, name: str) -> None:
+    """Deletes a namespace and waits until it is gone.
+
+    The operator goes with it, so nobody is left to take our finalizers off: that is done here.
+    """
+    kubectl("delete", "namespace", name, "--ignore-not-found", "--wait=false")
+    for kind in ("abtests", "generations"):
+        for item in kubectl("get", kind, "--ignore-not-found", "-o", "name").split():
+            kubectl("patch", item, "--type=merge", "-p", '{"metadata": {"finalizers": null}}')
+    kubectl("wait", "--for=delete", f"namespace/{name}", "--timeout=180s")
 
 
 def _image(key: str, reference: str) -> dict[str, str]:

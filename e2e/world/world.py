@@ -6,7 +6,7 @@ from typing import Any
 
 from e2e import tiny_data, tiny_model
 from e2e.images.targets import Target
-from e2e.installation import Loader, claim_manifest, install, namespace_manifest
+from e2e.installation import IMAGES, Loader, claim_manifest, install, namespace_manifest
 from e2e.kubectl import Kubectl, Manifest
 from e2e.world.manifests import CLAIM
 
@@ -68,7 +68,7 @@ def stage(status: Manifest, name: str) -> Manifest:
 def bring_up(target: Target, namespace: str, scratch: Path, **values: Any) -> World:  # noqa: ANN401 -- Helm values
     """Cluster, images, namespace, claim with model and data, operator."""
     target.up()
-    images = target.images(["operator", "trainer"])
+    images = target.images(IMAGES)
     kubectl = Kubectl(target.kubectl, target.kubeconfig, namespace)
     kubectl.apply(namespace_manifest(namespace))
     kubectl.apply(claim_manifest(CLAIM, "4Gi"))

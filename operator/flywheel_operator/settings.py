@@ -13,6 +13,12 @@ from flywheel_operator.model.observed import Settings
 
 _NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _NAME: Final = re.compile(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+IMAGES: Final = (
+    ("trainer", "image of stages and model servers"),
+    ("gateway", "image of the gateways beside them"),
+    ("router", "image of the routers of ABTests"),
+    ("analysis", "image of the Jobs that measure ABTests"),
+)
 LEVELS: Final = ("debug", "info", "warning", "error")
 
 
@@ -21,6 +27,9 @@ class OperatorSettings:
     """All settings of the process."""
 
     trainer_image: str
+    gateway_image: str
+    router_image: str
+    analysis_image: str
     namespaces: tuple[str, ...]
     """Empty: the whole cluster."""
     lease_namespace: str
@@ -37,7 +46,13 @@ class OperatorSettings:
 
     def for_planner(self) -> Settings:
         """The part that plans depend on."""
-        return Settings(trainer_image=self.trainer_image, image_pull_secrets=self.image_pull_secrets)
+        return Settings(
+            trainer_image=self.trainer_image,
+            gateway_image=self.gateway_image,
+            router_image=self.router_image,
+            analysis_image=self.analysis_image,
+            image_pull_secrets=self.image_pull_secrets,
+        )
 
 
 def parse(
@@ -58,8 +73,9 @@ def parse(
     own = namespace_file.read_text().strip() if namespace_file.exists() else ""
     namespaces = tuple(dict.fromkeys(given.namespace or _split(environment.get("FLYWHEEL_NAMESPACES", ""))))
     lease_namespace = given.lease_namespace or own or next(iter(namespaces), "")
-    if not given.trainer_image:
-        parser.error("say which image trains: --trainer-image or FLYWHEEL_TRAINER_IMAGE")
+    for what, _ in IMAGES:
+        if not getattr(given, f"{what}_image"):
+            parser.error(f"say which image it is: --{what}-image or FLYWHEEL_{what.upper()}_IMAGE")
     if not lease_namespace:
         parser.error("say where the lease lives: --lease-namespace or FLYWHEEL_LEASE_NAMESPACE")
     for name in (*namespaces, lease_namespace):
@@ -67,6 +83,9 @@ def parse(
             parser.error(f"{name!r} is no namespace's name")
     return OperatorSettings(
         trainer_image=given.trainer_image,
+        gateway_image=given.gateway_image,
+        router_image=given.router_image,
+        analysis_image=given.analysis_image,
         namespaces=namespaces,
         lease_namespace=lease_namespace,
         lease_name=given.lease_name,
@@ -90,7 +109,8 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         "FLYWHEEL_<OPTION> too, e.g. FLYWHEEL_TRAINER_IMAGE; several namespaces as FLYWHEEL_NAMESPACES=a,b.",
     )
     parser.add_argument("--namespace", action="append", help="watch this namespace (repeatable; none: all of them)")
-    parser.add_argument("--trainer-image", default=variable("TRAINER_IMAGE"), help="image of stages and model servers")
+    for what, help_ in IMAGES:
+        parser.add_argument(f"--{what}-image", default=variable(f"{what.upper()}_IMAGE"), help=help_)
     parser.add_argument(
         "--image-pull-secrets",
         default=variable("IMAGE_PULL_SECRETS"),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from flywheel_operator.model.phases import Phase, RewardModelPhase
+from flywheel_operator.model.phases import ABTestPhase, Phase, RewardModelPhase
 from flywheel_operator.plan import reasons
 from tests.kubernetes_fixtures import ROOT
 
@@ -18,6 +18,7 @@ GENERATION = {
     Phase.QUEUED: "Progressing",
     Phase.RUNNING: "Progressing",
     Phase.EVALUATING: "Progressing",
+    Phase.TESTING: "Progressing",
     Phase.AWAITING_PROMOTION: "Progressing",
     Phase.SUSPENDED: "Suspended",
     Phase.COMPLETED: "Healthy",
@@ -33,6 +34,16 @@ REWARD_MODEL = {
     RewardModelPhase.GATED: "Degraded",
     RewardModelPhase.FAILED: "Degraded",
     RewardModelPhase.ABORTED: "Degraded",
+}
+
+ABTEST = {
+    ABTestPhase.PENDING: "Progressing",
+    ABTestPhase.PROVISIONING: "Progressing",
+    ABTestPhase.RUNNING: "Progressing",
+    ABTestPhase.ANALYZING: "Progressing",
+    ABTestPhase.COMPLETED: "Healthy",
+    ABTestPhase.FAILED: "Degraded",
+    ABTestPhase.ABORTED: "Degraded",
 }
 
 
@@ -53,9 +64,10 @@ def progressing(reason: str, message: str) -> list[dict[str, str]]:
 def test_every_phase_is_known() -> None:
     assert set(GENERATION) == set(Phase)
     assert set(REWARD_MODEL) == set(RewardModelPhase)
+    assert set(ABTEST) == set(ABTestPhase)
 
 
-@pytest.mark.parametrize("kind", ["generation", "rewardmodel"])
+@pytest.mark.parametrize("kind", ["generation", "rewardmodel", "abtest"])
 @pytest.mark.parametrize("status", [None, {}, {"phase": "Completed"}, {"phase": "Ready", "observedGeneration": 1}])
 def test_what_the_operator_has_not_seen_is_progressing(kind: str, status: dict[str, Any] | None) -> None:
     assert health(kind, status)[0] == "Progressing"
@@ -70,6 +82,17 @@ def test_phases_of_a_generation(phase: Phase) -> None:
 @pytest.mark.parametrize("phase", REWARD_MODEL)
 def test_phases_of_a_reward_model(phase: RewardModelPhase) -> None:
     assert health("rewardmodel", {"phase": phase.value, "observedGeneration": 2}) == (REWARD_MODEL[phase], phase.value)
+
+
+@pytest.mark.parametrize("phase", ABTEST)
+def test_phases_of_a_test(phase: ABTestPhase) -> None:
+    status = {"phase": phase.value, "observedGeneration": 2, "conditions": progressing("Any", "what it does")}
+    assert health("abtest", status) == (ABTEST[phase], "what it does")
+
+
+def test_a_paused_test_waits_for_a_person() -> None:
+    status = {"phase": "Running", "observedGeneration": 2, "paused": True, "conditions": progressing("Any", "paused")}
+    assert health("abtest", status) == ("Suspended", "paused")
 
 
 def test_what_waits_for_a_person_is_suspended() -> None:

@@ -68,6 +68,7 @@ def test_each_filter_counts_what_it_drops_and_order_decides(bench: Workbench) ->
     counts = bench.manifest(result).counts
     dropped = {key: value for key, value in counts.items() if key.startswith("dropped")}
     assert dropped == {
+        "droppedEarlierTurn": 0,
         "droppedNoReply": 1,
         "droppedSharedConversation": 2,
         "droppedConsent": 1,
@@ -156,3 +157,14 @@ def test_the_same_traffic_gives_the_same_digests(bench: Workbench) -> None:
     _, again = curated(bench, tiny_data.traffic(40))
     assert not again.reused
     assert again.outputs == first.outputs
+
+
+def test_of_a_conversation_logged_turn_by_turn_the_latest_row_counts(bench: Workbench) -> None:
+    said = ("how are you", "fine", "and the weather", "rainy", "oh dear", "tea helps")
+    turns = [row(1, *said[:n], time=f"2026-05-01T10:0{n}:00Z", turn=f"t{n}") for n in (4, 6, 2)]
+    shared = row(1, "hello", "hi") | {"user": "u999", "conversation": "c7"}
+    code, result = curated(bench, [*many(20)[2:], *turns, shared], holdoutFraction=0.5, **NO_FILTERS)
+    assert code == 0
+    assert json.loads((bench.folder(result) / "prompts" / REPORT).read_text())["droppedEarlierTurn"] == 2
+    kept = [r for name in ("prompts", "evaluation") for r in left(bench, result, name) if r.conversation == "c1"]
+    assert [len(r.messages) for r in kept] == [6]

@@ -17,7 +17,13 @@ from flywheel_operator.plan.pipeline import manifest_uri
 Raw = dict[str, Any]
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
-SETTINGS = Settings(trainer_image="trainer:1", image_pull_secrets=("pull",))
+SETTINGS = Settings(
+    trainer_image="trainer:1",
+    gateway_image="gateway:1",
+    router_image="router:1",
+    analysis_image="analysis:1",
+    image_pull_secrets=("pull",),
+)
 
 HEALTHY: dict[Metric, Measurement] = {
     Metric.WIN_RATE: Measurement(value=0.59, low=0.55, high=0.63, n=600),

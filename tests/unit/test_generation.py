@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from flywheel_contract.stages import Stage
-from flywheel_operator.model.names import COMMAND_ABORT, COMMAND_PROMOTE, COMMAND_RETIRE, COMMAND_ROLLBACK
+from flywheel_operator.model.names import (
+    COMMAND_ABORT,
+    COMMAND_PROMOTE,
+    COMMAND_RETIRE,
+    COMMAND_ROLLBACK,
+    LABEL_COMPONENT,
+)
 from flywheel_operator.model.names import FINALIZER_SERVING as FINALIZER
 from flywheel_operator.model.observed import JobState, JobView, ServerView
 from flywheel_operator.model.phases import Phase, StageState, Verdict
@@ -414,7 +420,7 @@ def test_after_the_ttl_jobs_and_their_config_maps_go(lab: Lab) -> None:
     lab.step("gen-1")
     lab.settle()
     assert lab.jobs == {}
-    assert [c for c in lab.children if "snapshot" not in c] == []
+    assert {m["metadata"]["labels"][LABEL_COMPONENT] for m in lab.children.values()} == {"snapshot", "gateway"}
     assert [s.state for s in lab.status("gen-1").stages] == [StageState.SUCCEEDED] * 4
     after = lab.step("gen-1")
     assert after is not None
@@ -706,7 +712,7 @@ def test_a_namespace_that_goes_is_not_held_up(two: Lab) -> None:
     two.remove("gen-2")
     plan = planner.plan(dataclasses.replace(two.observe("gen-2"), namespace_terminating=True))
     assert plan.remove_finalizer == FINALIZER
-    assert [r.kind for r in plan.delete] == ["Deployment"]
+    assert [r.kind for r in plan.delete] == ["Deployment", "ConfigMap"]
 
 
 def test_one_that_never_had_a_server_just_goes(lab: Lab) -> None:

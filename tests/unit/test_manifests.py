@@ -53,7 +53,7 @@ def spec(*uris: str, artifacts: str = "pvc://artifacts/runs") -> StageSpec:
 
 def deployment(runtime: dict[str, Any] | None = None, uri: str = "pvc://artifacts/model", **serving: Any) -> Any:  # noqa: ANN401
     given = generation(spec=generation_spec(runtime=runtime or {}, serving=serving), labels=USERS, annotations=USERS)
-    return server(given, ModelRef(uri=uri, digest=digest("model")), "trainer:1", 2, ("pull",))
+    return server(given, ModelRef(uri=uri, digest=digest("model")), "trainer:1", 2, ("pull",), None)
 
 
 def pods() -> Iterator[Any]:

@@ -55,6 +55,12 @@ LIVE = (JobState.SUSPENDED, JobState.PENDING, JobState.RUNNING)
 _SPEC: TypeAdapter[Any] = TypeAdapter(StageSpec)
 
 
+def _owner(manifest: Manifest) -> str | None:
+    """The uid of the owner; None for what outlives everyone: servers' configuration, the lineage's key."""
+    references = manifest["metadata"].get("ownerReferences")
+    return references[0]["uid"] if references else None
+
+
 @functools.lru_cache(64)
 def _generation(text: str) -> Generation:
     return Generation.model_validate_json(text)
@@ -239,12 +245,12 @@ class World:
 
     def _create(self, manifest: Manifest) -> None:
         name, kind = manifest["metadata"]["name"], manifest["kind"]
-        uid = manifest["metadata"]["ownerReferences"][0]["uid"]
+        uid = _owner(manifest)
         there: Any = self.jobs.get(name) if kind == "Job" else self.children.get(name)
         if there is not None:
             if kind == "Job" and there.view.state is JobState.DELETING:
                 raise CutError
-            owner = there.owner[0] if kind == "Job" else there["metadata"]["ownerReferences"][0]["uid"]
+            owner = there.owner[0] if kind == "Job" else _owner(there)
             assert owner == uid, "a name is never another object's"
             return
         if kind == "Job":
@@ -256,7 +262,7 @@ class World:
                 if j.owner == job.owner and (j.view.state in LIVE or j.view.state is JobState.DELETING)
             ]
             assert not rivals, f"{name} is created while {rivals} of the same stage runs"
-            assert self.burnt[job.owner] <= self._budget(uid), "the budget of retries is kept"
+            assert self.burnt[job.owner] <= self._budget(str(uid)), "the budget of retries is kept"
             config = next(
                 v["configMap"]["name"] for v in manifest["spec"]["template"]["spec"]["volumes"] if v["name"] == "spec"
             )
@@ -370,7 +376,7 @@ class World:
         assert self.serving() != name, "what serves does not go"
         del self.generations[name]
         self.jobs = {n: j for n, j in self.jobs.items() if j.owner[0] != uid}
-        self.children = {n: m for n, m in self.children.items() if m["metadata"]["ownerReferences"][0]["uid"] != uid}
+        self.children = {n: m for n, m in self.children.items() if _owner(m) != uid}
 
     # ------------------------------------------------------------------ what the cluster does
 

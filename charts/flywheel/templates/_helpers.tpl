@@ -58,14 +58,18 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- define "flywheel.rules" -}}
 # Its own objects. They are patched for their finalizer only; status is applied.
 - apiGroups: [characterflywheel.dev]
-  resources: [generations, rewardmodels]
+  resources: [abtests, generations, rewardmodels]
   verbs: [get, list, watch, patch]
+# The test that a Generation asks for.
 - apiGroups: [characterflywheel.dev]
-  resources: [generations/status, rewardmodels/status]
+  resources: [abtests]
+  verbs: [create]
+- apiGroups: [characterflywheel.dev]
+  resources: [abtests/status, generations/status, rewardmodels/status]
   verbs: [patch]
 # Owner references with blockOwnerDeletion, where OwnerReferencesPermissionEnforcement is on (OpenShift).
 - apiGroups: [characterflywheel.dev]
-  resources: [generations/finalizers, rewardmodels/finalizers]
+  resources: [abtests/finalizers, generations/finalizers, rewardmodels/finalizers]
   verbs: [update]
 # Stages.
 - apiGroups: [batch]
@@ -83,7 +87,15 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [services]
-  verbs: [get, list, watch, create, update]
+  verbs: [get, list, watch, create, update, patch]
+# The key that users' ids are hashed with, and the token between router and gateways: made, never read.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [create]
+# Routers are never drained all at once.
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, create, patch]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]

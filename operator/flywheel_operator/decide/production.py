@@ -30,6 +30,11 @@ def retire(record: ProductionRecord, now: datetime) -> ProductionRecord:
     return ProductionRecord(serving=None, history=_end(record, Ended.RETIRED, now))
 
 
+def route(record: ProductionRecord, router: str | None) -> ProductionRecord:
+    """Users come through the router of the ABTest `router`; None: straight to what serves."""
+    return record.model_copy(update={"router": router})
+
+
 def rollback_target(record: ProductionRecord) -> Served | None:
     """What served last before the serving one and was superseded, not rolled back or retired."""
     if record.serving is None:

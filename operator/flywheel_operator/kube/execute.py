@@ -1,14 +1,18 @@
 """Carries a Plan out: the only module that changes the cluster."""
 
-from typing import Any, Generic, TypeVar
+import secrets
+from typing import Any, Final, Generic, TypeVar
 
 from flywheel_contract.base import Record
+from flywheel_contract.gateway_config import KEY_FILE, ROUTER_TOKEN_FILE
 from flywheel_operator.kube.client import Api
 from flywheel_operator.kube.errors import AlreadyExistsError, ConflictError, NameBusyError, NotOursError
-from flywheel_operator.kube.resources import OWN, SERVICE, Key, Raw, kind_of
+from flywheel_operator.kube.resources import OWN, SECRET, SERVICE, Key, Raw, kind_of
 from flywheel_operator.model.names import LABEL_MANAGED_BY, LABEL_OWNER, LABEL_OWNER_KIND, MANAGED_BY
 from flywheel_operator.model.objects import Metadata
 from flywheel_operator.plan.actions import Manifest, Plan, Ref, SwitchProduction
+
+SECRET_BYTES: Final = 32
 
 StatusT = TypeVar("StatusT", bound=Record)
 
@@ -76,9 +80,20 @@ class Execution(Generic[StatusT]):
             NotOursError: the one of that name is someone else's.
         """
         try:
+            if manifest["kind"] == SECRET.kind:
+                return await self._create_secret(manifest)
             await self._api.create(manifest)
         except AlreadyExistsError as error:
             await self._check_ours(manifest, error)
+        return True
+
+    async def _create_secret(self, manifest: Manifest) -> bool:
+        """Creates the Secret with new random values; one that is there stays, unread, whoever made it."""
+        drawn = {key: secrets.token_hex(SECRET_BYTES) for key in (KEY_FILE, ROUTER_TOKEN_FILE)}
+        try:
+            await self._api.create(manifest | {"stringData": drawn})
+        except AlreadyExistsError:
+            return False
         return True
 
     async def _check_ours(self, manifest: Manifest, taken: AlreadyExistsError) -> None:

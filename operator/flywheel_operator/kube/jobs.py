@@ -7,9 +7,12 @@ from typing import Final
 from pydantic import ValidationError
 
 from flywheel_contract.exit_codes import ExitCode
+from flywheel_contract.experiment import AnalysisResult
 from flywheel_contract.stage_result import StageResult
 from flywheel_operator.kube.resources import Raw
+from flywheel_operator.manifests.analysis import ANALYSIS
 from flywheel_operator.manifests.stage import CONTAINER
+from flywheel_operator.model.names import LABEL_COMPONENT
 from flywheel_operator.model.observed import JobState, JobView
 
 POD_LOST: Final = "PodLost"
@@ -38,11 +41,13 @@ def job_view(job: Raw, pods: Iterable[Raw], workload: Raw | None = None) -> JobV
     pod = latest_pod(job, pods)
     state = _state(job, pod)
     ended = _terminated(pod)
-    result, readable = _result(ended)
+    made = AnalysisResult if _component(job) == ANALYSIS else StageResult
+    result, readable = _result(ended, made)
     return JobView(
         name=job["metadata"]["name"],
         state=state,
-        result=result,
+        result=result if isinstance(result, StageResult) else None,
+        analysis=result if isinstance(result, AnalysisResult) else None,
         exit_code=ended.get("exitCode"),
         fault=next(_faults(job, state, pod, readable), ""),
         disrupted=_disrupted(state, pod),
@@ -94,13 +99,19 @@ def _disrupted(state: JobState, pod: Raw | None) -> bool:
     return _taken_away(pod) or (state is JobState.FAILED and pod is None)
 
 
-def _result(ended: Raw) -> tuple[StageResult | None, bool]:
+def _component(job: Raw) -> str:
+    return str((job["metadata"].get("labels") or {}).get(LABEL_COMPONENT, ""))
+
+
+def _result(
+    ended: Raw, made: type[StageResult] | type[AnalysisResult]
+) -> tuple[StageResult | AnalysisResult | None, bool]:
     """The result, and whether there was nothing that could not be read."""
     text = ended.get("message") or ""
     if not text:
         return None, not ended
     try:
-        return StageResult.from_termination_message(text), True
+        return made.model_validate_json(text), True
     except ValidationError:
         return None, False
 

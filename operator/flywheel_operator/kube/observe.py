@@ -12,6 +12,7 @@ from flywheel_operator.kube.client import Api
 from flywheel_operator.kube.errors import ForbiddenError, NotFoundError, UnreadableError
 from flywheel_operator.kube.progress import Scraper
 from flywheel_operator.kube.resources import (
+    ABTEST,
     CONFIG_MAP,
     DEPLOYMENT,
     GENERATION,
@@ -34,10 +35,12 @@ from flywheel_operator.model.names import (
     LABEL_QUEUE,
     snapshot_name,
 )
-from flywheel_operator.model.objects import Generation, RewardModel
+from flywheel_operator.model.objects import ABTest, Generation, Metadata, RewardModel
 from flywheel_operator.model.observed import (
+    DeploymentView,
     JobState,
     JobView,
+    ObservedABTest,
     ObservedGeneration,
     ObservedRewardModel,
     ServerView,
@@ -77,10 +80,11 @@ class Observer:
             self._snapshot(generation),
             self._jobs(GENERATION, namespace, name, metadata.uid),
         )
-        server_views, service, terminating = await asyncio.gather(
+        server_views, service, terminating, tests = await asyncio.gather(
             self._servers(namespace, spec.lineage, pods),
             self._production(namespace, spec.lineage),
-            self._namespace_terminating(generation),
+            self._namespace_terminating(metadata),
+            self._tests(namespace, spec.lineage),
         )
         return ObservedGeneration(
             generation=generation,
@@ -92,6 +96,39 @@ class Observer:
             snapshot=snapshot,
             jobs=views,
             servers=server_views,
+            production=service if isinstance(service, Production) else None,
+            service_taken=service is False,
+            tests=tests,
+            namespace_terminating=terminating,
+        )
+
+    async def observe_ab_test(self, raw: Raw, now: datetime) -> ObservedABTest:
+        """Everything around the ABTest `raw`. Raises as `observe_generation`."""
+        test = parsing.ab_test(raw)
+        metadata, spec = test.metadata, test.spec
+        namespace, name = metadata.namespace, metadata.name
+        arms = {a.generation for a in (spec.control, spec.treatment) if a.generation is not None}
+        generations, tests, config_maps, (views, pods), service, terminating = await asyncio.gather(
+            self._named(GENERATION, namespace, arms),
+            self._tests(namespace, spec.lineage),
+            self._config_maps(namespace, spec.characters),
+            self._jobs(ABTEST, namespace, name, metadata.uid),
+            self._production(namespace, spec.lineage),
+            self._namespace_terminating(metadata),
+        )
+        deployments, servers_of = await asyncio.gather(
+            self._deployments(namespace, name, pods), self._servers(namespace, spec.lineage, [])
+        )
+        return ObservedABTest(
+            test=test,
+            now=now,
+            settings=self._settings,
+            generations={name: parsing.generation(raw) for name, raw in generations.items()},
+            tests=tests | {name: test},
+            config_maps=config_maps,
+            jobs=views,
+            deployments=deployments,
+            servers=servers_of,
             production=service if isinstance(service, Production) else None,
             service_taken=service is False,
             namespace_terminating=terminating,
@@ -181,6 +218,17 @@ class Observer:
         views = [servers.server_view(d, pods) for d in await self._api.list(DEPLOYMENT, namespace, labels)]
         return {view.generation: view for view in views}
 
+    async def _deployments(self, namespace: str, test: str, pods: list[Raw]) -> dict[str, DeploymentView]:
+        labels = selector({LABEL_OWNER_KIND: ABTEST.kind, LABEL_OWNER: test})
+        views = [servers.deployment_view(d, pods) for d in await self._api.list(DEPLOYMENT, namespace, labels)]
+        return {view.name: view for view in views}
+
+    async def _tests(self, namespace: str, lineage: str) -> dict[str, ABTest]:
+        raws = [
+            raw for raw in await self._api.list(ABTEST, namespace) if (raw.get("spec") or {}).get("lineage") == lineage
+        ]
+        return {raw["metadata"]["name"]: parsing.ab_test(raw) for raw in raws}
+
     async def _production(self, namespace: str, lineage: str) -> Production | bool:
         """What serves; True where the Service does not exist, False where it is not ours."""
         raw = await self._api.get(SERVICE, namespace, lineage)
@@ -188,8 +236,8 @@ class Observer:
             return True
         return parsing.production(raw) if parsing.is_lineage_service(raw, lineage) else False
 
-    async def _namespace_terminating(self, own: Generation) -> bool:
-        if own.metadata.deletion_timestamp is None:
+    async def _namespace_terminating(self, own: Metadata) -> bool:
+        if own.deletion_timestamp is None:
             return False
-        raw = await self._api.get(NAMESPACE, None, own.metadata.namespace)
+        raw = await self._api.get(NAMESPACE, None, own.namespace)
         return raw is None or bool(raw["metadata"].get("deletionTimestamp"))

@@ -14,7 +14,7 @@ from flywheel_operator.model.names import (
     LABEL_MANAGED_BY,
     MANAGED_BY,
 )
-from flywheel_operator.model.objects import Generation, RewardModel
+from flywheel_operator.model.objects import ABTest, Generation, RewardModel
 from flywheel_operator.model.production import Production, ProductionRecord
 from flywheel_operator.model.snapshot import Snapshot
 
@@ -31,6 +31,11 @@ def generation(raw: Raw) -> Generation:
 def reward_model(raw: Raw) -> RewardModel:
     """Raises UnreadableError."""
     return _parse(RewardModel, raw)
+
+
+def ab_test(raw: Raw) -> ABTest:
+    """Raises UnreadableError."""
+    return _parse(ABTest, raw)
 
 
 def snapshot(raw: Raw) -> Snapshot:

@@ -31,24 +31,27 @@ class Kind:
 
 GENERATION: Final = Kind(API_VERSION, "Generation", "generations")
 REWARD_MODEL: Final = Kind(API_VERSION, "RewardModel", "rewardmodels")
+ABTEST: Final = Kind(API_VERSION, "ABTest", "abtests")
 JOB: Final = Kind("batch/v1", "Job", "jobs")
 POD: Final = Kind("v1", "Pod", "pods")
 CONFIG_MAP: Final = Kind("v1", "ConfigMap", "configmaps")
 DEPLOYMENT: Final = Kind("apps/v1", "Deployment", "deployments")
 SERVICE: Final = Kind("v1", "Service", "services")
 EVENT: Final = Kind("events.k8s.io/v1", "Event", "events")
+PDB: Final = Kind("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets")
+SECRET: Final = Kind("v1", "Secret", "secrets")
+"""Created where absent; never read, listed or watched: the operator is not allowed to."""
 NAMESPACE: Final = Kind("v1", "Namespace", "namespaces")
 LEASE: Final = Kind("coordination.k8s.io/v1", "Lease", "leases")
 WORKLOAD: Final = Kind("kueue.x-k8s.io/v1beta1", "Workload", "workloads")
 
-OWN: Final = {kind.kind: kind for kind in (GENERATION, REWARD_MODEL)}
+OWN: Final = {kind.kind: kind for kind in (GENERATION, REWARD_MODEL, ABTEST)}
 """Our own kinds by name."""
 CHILDREN: Final = (JOB, POD, DEPLOYMENT, SERVICE, CONFIG_MAP)
 """The kinds of what we create, watched by label."""
 
 _BY_TYPE: Final = {
-    (kind.api_version, kind.kind): kind
-    for kind in (GENERATION, REWARD_MODEL, JOB, POD, CONFIG_MAP, DEPLOYMENT, SERVICE, EVENT, NAMESPACE, LEASE)
+    (kind.api_version, kind.kind): kind for kind in (*OWN.values(), *CHILDREN, PDB, SECRET, EVENT, NAMESPACE, LEASE)
 }
 
 

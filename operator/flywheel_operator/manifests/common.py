@@ -72,6 +72,12 @@ def volumes(claims: Mapping[str, bool]) -> tuple[list[Manifest], list[Manifest]]
     return vols, mounts
 
 
+def mounts_of(mounts: list[Manifest], claims: Mapping[str, bool]) -> list[Manifest]:
+    """Of a pod's `mounts`, those of a container that uses just `claims` (name -> whether it writes)."""
+    paths = {f"{CLAIMS_ROOT}/{claim}": {"readOnly": not written} for claim, written in claims.items()}
+    return [m | paths.get(m["mountPath"], {}) for m in mounts if m["name"] == "tmp" or m["mountPath"] in paths]
+
+
 def resources(spec: Resources, gpus: int) -> Manifest:
     """A container's resources; GPUs go into the limits, as extended resources must."""
     limits = dict(spec.limits or {})
@@ -85,11 +91,16 @@ def resources(spec: Resources, gpus: int) -> Manifest:
     return out
 
 
-def pod_spec(runtime: Runtime, container: Manifest, vols: list[Manifest], pull_secrets: tuple[str, ...]) -> Manifest:
-    """A pod that runs one container under Pod Security `restricted`."""
+def pod_spec(
+    runtime: Runtime,
+    container: Manifest,
+    vols: list[Manifest],
+    pull_secrets: tuple[str, ...],
+    beside: tuple[Manifest, ...] = (),
+) -> Manifest:
+    """A pod that runs `container`, and those `beside` it, under Pod Security `restricted`."""
     environment = {"HOME": "/tmp", "HF_HOME": "/tmp/huggingface"} | {e.name: e.value for e in runtime.env}
-    container = {
-        **container,
+    common = {
         "imagePullPolicy": runtime.image_pull_policy,
         "securityContext": SECURITY_CONTEXT,
         "env": [{"name": name, "value": value} for name, value in environment.items()],
@@ -101,7 +112,7 @@ def pod_spec(runtime: Runtime, container: Manifest, vols: list[Manifest], pull_s
         "enableServiceLinks": False,
         "securityContext": POD_SECURITY_CONTEXT,
         "terminationGracePeriodSeconds": runtime.termination_grace_period_seconds,
-        "containers": [container],
+        "containers": [c | common for c in (container, *beside)],
         "volumes": vols,
     }
     optional: Manifest = {

@@ -4,7 +4,10 @@ from typing import Final
 
 from flywheel_contract.paths import SERVER_PORT
 from flywheel_contract.uris import claim_of
-from flywheel_operator.manifests.common import Manifest, labels, pod_spec, resources, volumes
+from flywheel_operator.manifests import gateway
+from flywheel_operator.manifests.common import Manifest, labels, mounts_of, pod_spec, resources, volumes
+from flywheel_operator.manifests.gateway import DRAIN_PAUSE_SECONDS, PROBE_SECONDS, Beside
+from flywheel_operator.model.common import Runtime
 from flywheel_operator.model.names import (
     ANNOTATION_MODEL_DIGEST,
     ANNOTATION_PRODUCTION,
@@ -18,37 +21,75 @@ from flywheel_operator.model.names import (
 )
 from flywheel_operator.model.objects import Generation
 from flywheel_operator.model.production import ProductionRecord
+from flywheel_operator.model.serving import ServingSpec
 from flywheel_operator.model.status import ModelRef
 
 SERVER: Final = "server"
-PROBE_SECONDS: Final = 5
-DRAIN_PAUSE_SECONDS: Final = 5
-"""Between the end of a pod's being an endpoint and its SIGTERM, so that proxies have heard of it."""
+ROUTER: Final = "router"
 GRACE_SECONDS: Final = 60
 """For the pause and the replies in flight; `runtime.terminationGracePeriodSeconds` speaks of checkpoints instead."""
 
 
 def server(
-    generation: Generation, candidate: ModelRef, image: str, replicas: int, pull_secrets: tuple[str, ...]
+    generation: Generation,
+    candidate: ModelRef,
+    image: str,
+    replicas: int,
+    pull_secrets: tuple[str, ...],
+    beside: Beside | None,
 ) -> Manifest:
-    """The Deployment.
+    """The Deployment of a Generation's candidate, with the gateway `beside` it.
 
     It has no owner reference: a foreground deletion of the Generation would take it away from under the users while our
     finalizer still holds the Generation. The finalizer's pass deletes it.
     """
-    spec = generation.spec.serving
     name = generation.metadata.name
-    marks = labels("Generation", name, SERVER, generation.spec.lineage)
-    claim = claim_of(candidate.uri)
-    vols, mounts = volumes({claim: False} if claim else {})
-    health = {"httpGet": {"path": "/health", "port": "http"}, "periodSeconds": PROBE_SECONDS}
+    return model_server(
+        name=server_name(name),
+        metadata={
+            "namespace": generation.metadata.namespace,
+            "labels": labels("Generation", name, SERVER, generation.spec.lineage),
+        },
+        serves=name,
+        model=candidate,
+        spec=generation.spec.serving,
+        runtime=generation.spec.runtime,
+        image=image,
+        replicas=replicas,
+        pull_secrets=pull_secrets,
+        beside=beside,
+    )
+
+
+def model_server(
+    *,
+    name: str,
+    metadata: Manifest,
+    serves: str,
+    model: ModelRef,
+    spec: ServingSpec,
+    runtime: Runtime,
+    image: str,
+    replicas: int,
+    pull_secrets: tuple[str, ...],
+    beside: Beside | None,
+) -> Manifest:
+    """The Deployment `name` that serves `model` under the name `serves`; `metadata` has namespace, labels, owners."""
+    claim = claim_of(model.uri)
+    # The pod's claims; who only reads one that another container writes mounts it read-only.
+    log = beside.claim if beside else None
+    read = {claim: False} if claim else {}
+    vols, mounts = volumes(read | ({log: True} if log else {}))
+    # `http` is where users come in.
+    port = "http" if beside is None else SERVER
+    health = {"httpGet": {"path": "/health", "port": port}, "periodSeconds": PROBE_SECONDS}
     container: Manifest = {
         "name": SERVER,
         "image": image,
-        "args": ["serve", "--model", candidate.uri, "--name", name, "--port", str(SERVER_PORT)],
-        "ports": [{"name": "http", "containerPort": SERVER_PORT}],
+        "args": ["serve", "--model", model.uri, "--name", serves, "--port", str(SERVER_PORT)],
+        "ports": [{"name": port, "containerPort": SERVER_PORT}],
         "resources": resources(spec.resources, spec.gpus),
-        "volumeMounts": mounts,
+        "volumeMounts": mounts_of(mounts, read),
         # Ready means that it has answered a real request, not that a port is open.
         "startupProbe": {
             "exec": {"command": ["flywheel-trainer", "probe", "--port", str(SERVER_PORT)]},
@@ -60,25 +101,58 @@ def server(
         "livenessProbe": {**health, "timeoutSeconds": 30, "failureThreshold": 12},
         "lifecycle": {"preStop": {"sleep": {"seconds": DRAIN_PAUSE_SECONDS}}},
     }
+    others: tuple[Manifest, ...] = ()
+    if beside is not None:
+        made, own = gateway.container(serves, beside, mounts)
+        others, vols = (made,), [*vols, *own]
+    return deployment(
+        name=name,
+        metadata=metadata,
+        replicas=replicas,
+        annotations={ANNOTATION_MODEL_DIGEST: model.digest},
+        startup_seconds=spec.startup_timeout_seconds,
+        pod=pod_spec(runtime, container, vols, pull_secrets, others) | {"terminationGracePeriodSeconds": GRACE_SECONDS},
+    )
+
+
+def gateway_server(
+    *,
+    name: str,
+    metadata: Manifest,
+    serves: str,
+    runtime: Runtime,
+    replicas: int,
+    pull_secrets: tuple[str, ...],
+    beside: Beside,
+) -> Manifest:
+    """The Deployment of a gateway alone, before a server that runs already."""
+    vols, mounts = volumes({beside.claim: True} if beside.claim else {})
+    made, own = gateway.container(serves, beside, mounts)
+    return deployment(
+        name=name,
+        metadata=metadata,
+        replicas=replicas,
+        annotations={},
+        startup_seconds=GRACE_SECONDS,
+        pod=pod_spec(runtime, made, [*vols, *own], pull_secrets) | {"terminationGracePeriodSeconds": GRACE_SECONDS},
+    )
+
+
+def deployment(
+    *, name: str, metadata: Manifest, replicas: int, annotations: dict[str, str], startup_seconds: int, pod: Manifest
+) -> Manifest:
+    """A Deployment that never has fewer ready pods than were asked for while it rolls over."""
+    marks = metadata["labels"]
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": {
-            "name": server_name(name),
-            "namespace": generation.metadata.namespace,
-            "labels": marks,
-            "annotations": {ANNOTATION_MODEL_DIGEST: candidate.digest},
-        },
+        "metadata": {**metadata, "name": name, "annotations": annotations},
         "spec": {
             "replicas": replicas,
             "selector": {"matchLabels": marks},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
-            "progressDeadlineSeconds": spec.startup_timeout_seconds + 60,
-            "template": {
-                "metadata": {"labels": marks, "annotations": {ANNOTATION_MODEL_DIGEST: candidate.digest}},
-                "spec": pod_spec(generation.spec.runtime, container, vols, pull_secrets)
-                | {"terminationGracePeriodSeconds": GRACE_SECONDS},
-            },
+            "progressDeadlineSeconds": startup_seconds + 60,
+            "template": {"metadata": {"labels": marks, "annotations": annotations}, "spec": pod},
         },
     }
 
@@ -88,8 +162,7 @@ def public_service(lineage: str, namespace: str, record: ProductionRecord) -> Ma
 
     It has no owner: it outlives every Generation. After retirement its selector matches nothing.
     """
-    serving = record.serving.generation if record.serving else None
-    selector = {LABEL_OWNER_KIND: "Generation", LABEL_COMPONENT: SERVER if serving else "retired"}
+    selector = _selector(record)
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -100,7 +173,15 @@ def public_service(lineage: str, namespace: str, record: ProductionRecord) -> Ma
             "annotations": {ANNOTATION_PRODUCTION: record.model_dump_json(by_alias=True, exclude_none=True)},
         },
         "spec": {
-            "selector": selector | ({LABEL_OWNER: serving} if serving else {}),
+            "selector": selector,
             "ports": [{"name": "http", "port": 80, "targetPort": "http", "protocol": "TCP"}],
         },
     }
+
+
+def _selector(record: ProductionRecord) -> dict[str, str]:
+    if record.router is not None:
+        return {LABEL_OWNER_KIND: "ABTest", LABEL_OWNER: record.router, LABEL_COMPONENT: ROUTER}
+    if record.serving is not None:
+        return {LABEL_OWNER_KIND: "Generation", LABEL_OWNER: record.serving.generation, LABEL_COMPONENT: SERVER}
+    return {LABEL_OWNER_KIND: "Generation", LABEL_COMPONENT: "retired"}

@@ -6,12 +6,14 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from flywheel_operator.model.objects import Generation, RewardModel
+from flywheel_operator.model.abtest_status import ABTestStatus
+from flywheel_operator.model.objects import ABTest, Generation, RewardModel
 from flywheel_operator.model.status import GenerationStatus, RewardModelStatus, StageStatus
 
 _SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
-Status = GenerationStatus | RewardModelStatus
+Status = GenerationStatus | RewardModelStatus | ABTestStatus
+_Put = Callable[..., None]
 _OBJECT: Final = ("kind", "namespace", "name")
 
 
@@ -38,6 +40,17 @@ class Metrics:
                 ("low", "The low end of its interval."),
                 ("high", "The high end of its interval."),
                 ("passed", "1 where the gate passed, 0 where it failed or was not measured."),
+            )
+        }
+        self._users = self._one(
+            "flywheel_abtest_exposed_users", "Exposed users at the last look.", ("namespace", "name", "arm")
+        )
+        self._lifts: dict[str, Gauge] = {
+            part: self._one(f"flywheel_abtest_{part}", help_, ("namespace", "name", "metric"))
+            for part, help_ in (
+                ("lift", "Lift of a metric at the last look."),
+                ("low", "The low end of its 95 % interval."),
+                ("high", "The high end of its 95 % interval."),
             )
         }
         self._retries = Counter(
@@ -73,7 +86,7 @@ class Metrics:
         """Production changed."""
         self._switches.labels(namespace, lineage).inc()
 
-    def show(self, kind: str, observed: Generation | RewardModel, status: Status) -> None:
+    def show(self, kind: str, observed: Generation | RewardModel | ABTest, status: Status) -> None:
         """What `status`, which now stands, says; `observed` is the object before."""
         key = (kind, observed.metadata.namespace, observed.metadata.name)
         before = self._shown.pop(key, set())
@@ -84,6 +97,28 @@ class Metrics:
             gauge.labels(*labels).set(value)
 
         put(self._phase[kind], 1, *key[1:], status.phase.value)
+        if isinstance(status, ABTestStatus):
+            self._show_test(put, key[1:], status)
+        else:
+            self._show_stages(put, key, status)
+        for gauge, labels in before - now:
+            gauge.remove(*labels)
+        if not isinstance(status, ABTestStatus) and not isinstance(observed, ABTest):
+            self._count_retries(kind, key[1], observed.status.stages, status.stages)
+
+    def _show_test(self, put: _Put, name: tuple[str, str], status: ABTestStatus) -> None:
+        users = status.result.users if status.result is not None else None
+        if users is not None:
+            put(self._users, users.control, *name, "control")
+            put(self._users, users.treatment, *name, "treatment")
+        for metric in status.result.metrics if status.result is not None else ():
+            for part in ("lift", "low", "high"):
+                number = getattr(metric, part)
+                if number is not None:
+                    put(self._lifts[part], number, *name, metric.name)
+
+    def _show_stages(self, put: _Put, key: tuple[str, str, str], status: GenerationStatus | RewardModelStatus) -> None:
+        kind = key[0]
         for stage in status.stages:
             if stage.progress is not None and stage.name.value == status.stage:
                 put(self._progress[kind], stage.progress.percent, *key[1:], stage.name.value)
@@ -94,9 +129,6 @@ class Metrics:
                 number = getattr(gate, part)
                 if number is not None:
                     put(self._gates[part], number, *gate_labels)
-        for gauge, labels in before - now:
-            gauge.remove(*labels)
-        self._count_retries(kind, key[1], observed.status.stages, status.stages)
 
     def forget(self, kind: str, namespace: str, name: str) -> None:
         """The object is gone."""
@@ -117,7 +149,7 @@ class Metrics:
     def _gauge(self, name: str, help_: str, label: str) -> dict[str, Gauge]:
         return {
             kind: self._one(name.format(word), help_, ("namespace", "name", label))
-            for kind, word in (("Generation", "generation"), ("RewardModel", "reward_model"))
+            for kind, word in (("Generation", "generation"), ("RewardModel", "reward_model"), ("ABTest", "abtest"))
         }
 
     def _one(self, name: str, help_: str, labels: tuple[str, ...]) -> Gauge:

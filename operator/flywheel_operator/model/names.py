@@ -26,25 +26,53 @@ COMMAND_ROLLBACK: Final = f"{GROUP}/rollback"
 COMMAND_RETIRE: Final = f"{GROUP}/retire"
 COMMAND_ABORT: Final = f"{GROUP}/abort"
 
+FINALIZER_ROUTING: Final = f"{GROUP}/routing"
+"""On every ABTest whose router users come through: it is not deleted before they have another way."""
 FINALIZER_SERVING: Final = f"{GROUP}/serving"
 """On every Generation that has a model server: it is not deleted from under its users."""
 
+ANNOTATION_CONFIG: Final = f"{GROUP}/config"
+"""On a Deployment: the ConfigMap that its pods run with."""
+
 NAME_LIMIT: Final = 63
+OWN_NAME_LIMIT: Final = 50
 
 
 def bounded_name(*parts: str, unique: str) -> str:
     """`parts` joined by dashes, cut to fit into 63 characters with eight hexadecimal digits of `unique`'s hash."""
-    suffix = hashlib.sha256(unique.encode()).hexdigest()[:8]
+    suffix = _short(unique)
     stem = "-".join(parts)[: NAME_LIMIT - 9].rstrip("-.")
     return f"{stem}-{suffix}"
 
 
 def server_name(generation: str) -> str:
     """The Deployment of a Generation's model server."""
-    name = f"{generation}-server"
-    return name if len(name) <= NAME_LIMIT else bounded_name(generation, "server", unique=generation)
+    return child_name(generation, "server")
 
 
 def snapshot_name(generation: str, uid: str) -> str:
     """The immutable ConfigMap that a Generation's stages run from."""
     return bounded_name(generation, "snapshot", unique=uid)
+
+
+def child_name(owner: str, part: str) -> str:
+    """`owner-part`, shortened where it would be too long."""
+    name = f"{owner}-{part}"
+    return name if len(name) <= NAME_LIMIT else bounded_name(owner, part, unique=owner)
+
+
+def test_name(generation: str) -> str:
+    """The ABTest of a Generation. Names of our own kinds have at most 50 characters."""
+    name = f"{generation}-test"
+    if len(name) <= OWN_NAME_LIMIT:
+        return name
+    return f"{generation[: OWN_NAME_LIMIT - 14].rstrip('-')}-{_short(generation)}-test"
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def lineage_key_name(lineage: str) -> str:
+    """The Secret with the key that a lineage's user ids are hashed with, and the token between router and gateways."""
+    return child_name(lineage, "users-key")

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from flywheel_contract.experiment import AnalysisResult
 from flywheel_contract.progress import Progress
 from flywheel_contract.stage_result import StageResult
-from flywheel_operator.model.objects import Generation, RewardModel
+from flywheel_operator.model.objects import ABTest, Generation, RewardModel
 from flywheel_operator.model.production import Production
 from flywheel_operator.model.snapshot import Snapshot
 
@@ -34,6 +35,8 @@ class JobView:
     state: JobState
     result: StageResult | None = None
     """From the termination message; None where the pod is gone or wrote none that can be read."""
+    analysis: AnalysisResult | None = None
+    """Likewise, of a Job that runs the analysis of an ABTest."""
     exit_code: int | None = None
     fault: str = ""
     """For failures without an exit code of ours: OOMKilled, Evicted, DisruptionTarget, PodLost, DeadlineExceeded ..."""
@@ -60,10 +63,33 @@ class ServerView:
 
 
 @dataclass(frozen=True, slots=True)
+class DeploymentView:
+    """A Deployment of an ABTest: its router, or the server of an arm."""
+
+    name: str
+    config: str
+    """The ConfigMap that its pods run with."""
+    replicas: int
+    ready_replicas: int
+    up_to_date: bool = True
+    """The controller has seen the newest spec, and no pod of a former one is left to wait for."""
+    message: str = ""
+    """Why it is not ready, where something says so."""
+
+    @property
+    def ready(self) -> bool:
+        """All pods that were asked for are there."""
+        return self.up_to_date and self.ready_replicas >= self.replicas
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """What the operator itself is set to."""
 
     trainer_image: str
+    gateway_image: str = ""
+    router_image: str = ""
+    analysis_image: str = ""
     image_pull_secrets: tuple[str, ...] = ()
 
 
@@ -88,6 +114,31 @@ class ObservedGeneration:
     """The lineage's public Service; None where it does not exist."""
     service_taken: bool = False
     """A Service of the lineage's name exists and is not ours."""
+    tests: Mapping[str, ABTest] = field(default_factory=dict)
+    """The ABTests of the lineage by name."""
+    namespace_terminating: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedABTest:
+    """Everything around one ABTest."""
+
+    test: ABTest
+    now: datetime
+    settings: Settings
+    generations: Mapping[str, Generation] = field(default_factory=dict)
+    """The Generations of the namespace by name."""
+    tests: Mapping[str, ABTest] = field(default_factory=dict)
+    """The ABTests of the lineage by name, this one included."""
+    config_maps: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Data of the ConfigMaps that its characters name and that exist."""
+    jobs: Mapping[str, JobView] = field(default_factory=dict)
+    deployments: Mapping[str, DeploymentView] = field(default_factory=dict)
+    """Its own Deployments by name."""
+    servers: Mapping[str, ServerView] = field(default_factory=dict)
+    """Model servers of the lineage by Generation."""
+    production: Production | None = None
+    service_taken: bool = False
     namespace_terminating: bool = False
 
 

@@ -35,6 +35,8 @@ class ProductionRecord(Record):
     model_config = ConfigDict(extra="ignore")
     serving: Served | None = None
     history: list[Served] = Field(default_factory=list)
+    router: str | None = None
+    """The ABTest whose router the Service points at; None: it points at what serves."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,7 @@ class IdentitySpec(Record):
         max_length=16,
         description="Addresses or CIDRs of the proxies that set the header. For everyone else a signed cookie counts.",
     )
+    secure_cookie: bool = Field(True, description="Send the cookie over TLS only; off for plain HTTP in trials.")
 
 
 class ModerationSpec(Record):
@@ -50,16 +51,19 @@ class ModerationSpec(Record):
 
     prompts: bool = Field(True, description="Refuse prompts that the classifier calls abuse.")
     replies: bool = Field(True, description="Hold back one sentence; end a reply that is abuse.")
-    threshold: float = Field(0.8, ge=0, le=1, description="Probability of abuse from which on something is refused.")
+    threshold: float = Field(0.9, gt=0, le=1, description="Probability of abuse from which on something is refused.")
 
 
 class LimitsSpec(Record):
     """What one user may ask for."""
 
-    requests_per_minute: int = Field(60, ge=1, le=1_000_000, description="Per user and pod; more are answered by 429.")
-    concurrent_requests: int = Field(64, ge=1, le=100_000, description="Of all users together, per pod.")
-    body_bytes: int = Field(1_048_576, ge=1024, le=104_857_600, description="Largest request.")
-    timeout_seconds: int = Field(300, ge=1, le=86_400, description="A reply must be complete after this time.")
+    requests_per_second: float = Field(
+        2, gt=0, le=10_000, description="Of one user at one pod, in the long run; more are answered by 429."
+    )
+    burst: int = Field(20, ge=1, le=10_000, description="Of one user at one pod, at once.")
+    concurrent_requests: int = Field(256, ge=1, le=100_000, description="Of all users together, per pod.")
+    body_bytes: int = Field(1_048_576, ge=1024, le=67_108_864, description="Largest request.")
+    timeout_seconds: int = Field(300, ge=1, le=7200, description="A reply must be complete after this time.")
 
 
 class CaptureSpec(Record):
@@ -70,7 +74,7 @@ class CaptureSpec(Record):
         False, description="Keep only the turns of users who agreed to training, instead of those who did not refuse."
     )
     retention_days: int = Field(90, ge=1, le=3650, description="Rows carry the time after which they must be gone.")
-    rotate_seconds: int = Field(60, ge=1, le=86_400, description="Files of the log are closed this often.")
+    rotate_seconds: int = Field(60, ge=1, le=3600, description="Files of the log are closed this often.")
 
 
 class GatewaySpec(Record):

@@ -5,10 +5,10 @@ from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 
 from flywheel_operator.model.objects import Metadata
-from flywheel_operator.model.status import CommandStatus, Condition, ObjectStatus
+from flywheel_operator.model.status import BaseStatus, CommandStatus, Condition
 from flywheel_operator.plan.actions import Event, Manifest, Plan, Ref, SwitchProduction
 
-StatusT = TypeVar("StatusT", bound=ObjectStatus)
+StatusT = TypeVar("StatusT", bound=BaseStatus)
 
 
 @dataclass(slots=True)

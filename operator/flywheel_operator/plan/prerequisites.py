@@ -7,7 +7,7 @@ from flywheel_contract.stage_spec import SYSTEM_PROMPT_MAX_LENGTH, Character, In
 from flywheel_contract.stages import Role
 from flywheel_operator.decide.production import last_time
 from flywheel_operator.model.objects import Generation
-from flywheel_operator.model.observed import ObservedGeneration, ObservedRewardModel
+from flywheel_operator.model.observed import ObservedABTest, ObservedGeneration, ObservedRewardModel
 from flywheel_operator.model.phases import RewardModelPhase, Verdict
 from flywheel_operator.model.serving import CharacterSpec
 from flywheel_operator.model.status import ModelRef
@@ -167,7 +167,7 @@ def _rewards(observed: ObservedGeneration) -> list[Input] | Missing:
 
 
 def resolve_characters(
-    specs: list[CharacterSpec], observed: ObservedGeneration | ObservedRewardModel
+    specs: list[CharacterSpec], observed: ObservedGeneration | ObservedRewardModel | ObservedABTest
 ) -> list[Character] | Missing:
     """The characters with their prompts read from the ConfigMaps."""
     characters = []

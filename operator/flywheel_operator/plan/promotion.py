@@ -8,14 +8,14 @@ from flywheel_contract.metric_names import Metric
 from flywheel_contract.stages import Stage
 from flywheel_operator.decide.gates import GENERATION_GATES, describe_failures, evaluate_gates, passed, rules_in_force
 from flywheel_operator.decide.production import last_time, promote, serving_digest
-from flywheel_operator.manifests.server import public_service, server
+from flywheel_operator.manifests.server import public_service
 from flywheel_operator.model.names import COMMAND_PROMOTE, FINALIZER_SERVING
 from flywheel_operator.model.observed import ObservedGeneration
 from flywheel_operator.model.phases import Phase, StageState, Verdict
 from flywheel_operator.model.production import ProductionRecord
 from flywheel_operator.model.snapshot import Snapshot
 from flywheel_operator.model.status import GenerationStatus, ModelRef, VerdictStatus
-from flywheel_operator.plan import reasons
+from flywheel_operator.plan import reasons, testing
 from flywheel_operator.plan.actions import SwitchProduction
 from flywheel_operator.plan.draft import Draft
 from flywheel_operator.plan.prerequisites import (
@@ -25,6 +25,7 @@ from flywheel_operator.plan.prerequisites import (
     service_gone,
     service_taken,
 )
+from flywheel_operator.plan.servers import apply_server
 
 SERVER_POLL_SECONDS: Final = 10.0
 HASH_LENGTH: Final = 12
@@ -59,7 +60,8 @@ def plan_promotion(draft: Draft[GenerationStatus], observed: ObservedGeneration,
     candidate = draft.status.candidate or _judge(draft, observed, snapshot)
     if candidate is None:
         return
-    draft.set(phase=Phase.AWAITING_PROMOTION)
+    if draft.status.ab_test is None:
+        draft.set(phase=Phase.AWAITING_PROMOTION)
     blocked = _service_blocked(observed)
     if blocked is not None:
         draft.set(stage="promotion")
@@ -69,9 +71,14 @@ def plan_promotion(draft: Draft[GenerationStatus], observed: ObservedGeneration,
     if serving_digest(observed.production.record if observed.production else None) != snapshot.production_digest:
         _conclude(draft, Verdict.STALE_BASELINE, reasons.PRODUCTION_MOVED, _stale(observed, snapshot))
         return
+    if not _tested(draft, observed, candidate):
+        return
+    draft.set(phase=Phase.AWAITING_PROMOTION)
     if observed.generation.spec.rollout.promotion == "Manual" and not _approved(draft):
         return
-    _serve(draft, observed, candidate)
+    draft.set(stage="promotion")
+    if server_ready(draft, observed, candidate):
+        _switch(draft, observed, candidate)
 
 
 def _service_blocked(observed: ObservedGeneration) -> Missing | None:
@@ -164,28 +171,52 @@ def _approved(draft: Draft[GenerationStatus]) -> bool:
     return False
 
 
-def _serve(draft: Draft[GenerationStatus], observed: ObservedGeneration, candidate: ModelRef) -> None:
+def _tested(draft: Draft[GenerationStatus], observed: ObservedGeneration, candidate: ModelRef) -> bool:
+    """Whether nothing stands between the gates and the promotion: there is no test, or the candidate has won it."""
+    serving = observed.production.record.serving if observed.production else None
+    template = observed.generation.spec.rollout.ab_test
+    if template is None or (serving is None and draft.status.ab_test is None):
+        return True
+    if draft.status.ab_test is None and not server_ready(draft, observed, candidate):
+        return False
+    found = testing.plan_test(draft, observed, template, serving)
+    if isinstance(found, testing.Lost):
+        _conclude(draft, found.verdict, found.reason, found.message)
+        return False
+    if found and draft.status.phase is Phase.TESTING:
+        # What its server may take to answer is counted from here: it has been up all through the test.
+        draft.set(server_start_time=observed.now)
+    elif not found and observed.generation.metadata.name not in observed.servers:
+        apply_server(draft, observed, candidate, observed.generation.spec.serving.replicas)
+    return found
+
+
+def server_ready(draft: Draft[GenerationStatus], observed: ObservedGeneration, candidate: ModelRef) -> bool:
+    """Asks for the candidate's model server, and says whether all of it has answered a request."""
     generation = observed.generation
     spec = generation.spec.serving
     name = generation.metadata.name
-    draft.set(stage="promotion")
     if FINALIZER_SERVING not in generation.metadata.finalizers:
         draft.add_finalizer = FINALIZER_SERVING
     if draft.status.server_start_time is None:
         draft.set(server_start_time=observed.now)
     view = observed.servers.get(name)
     if view is None or view.model_digest != candidate.digest or view.replicas != spec.replicas:
-        image = draft.status.trainer_image or observed.settings.trainer_image
-        pull = observed.settings.image_pull_secrets
-        draft.apply.append(server(generation, candidate, image, spec.replicas, pull))
+        apply_server(draft, observed, candidate, spec.replicas)
         draft.condition(reasons.PROGRESSING, "True", reasons.SERVER_STARTING, "its model server starts")
         draft.look_again(SERVER_POLL_SECONDS)
-        return
+        return False
     if not view.up_to_date or view.ready_replicas < spec.replicas:
         _await_server(
             draft, spec.startup_timeout_seconds, f"{view.ready_replicas} of {spec.replicas} ready", view.message
         )
-        return
+        return False
+    return True
+
+
+def _switch(draft: Draft[GenerationStatus], observed: ObservedGeneration, candidate: ModelRef) -> None:
+    generation = observed.generation
+    name = generation.metadata.name
     record = observed.production.record if observed.production else ProductionRecord()
     after = promote(record, name, candidate.uri, candidate.digest, observed.now)
     draft.switch = SwitchProduction(

@@ -37,8 +37,16 @@ PRODUCTION_MOVED: Final = "ProductionMoved"
 ALREADY_SERVING: Final = "AlreadyServing"
 SERVED_BEFORE: Final = "ServedBefore"
 
+# the online test of a Generation
+TESTING: Final = "Testing"
+TEST_DELETED: Final = "TestDeleted"
+TEST_FAILED: Final = "TestFailed"
+TEST_ABORTED: Final = "TestAborted"
+
 # Serving
 PRODUCTION: Final = "Production"
+CANARY: Final = "Canary"
+TEST_ENDED: Final = "TestEnded"
 DELETION_BLOCKED: Final = "DeletionBlocked"
 SERVICE_RESTORED: Final = "ServiceRestored"
 ROLLED_BACK: Final = "RolledBack"

@@ -4,22 +4,23 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from flywheel_operator.decide.production import last_time, retire, rollback, rollback_target
-from flywheel_operator.manifests.server import public_service, server
+from flywheel_operator.manifests.server import public_service
 from flywheel_operator.model.names import (
     COMMAND_RETIRE,
     COMMAND_ROLLBACK,
     FINALIZER_SERVING,
-    server_name,
 )
 from flywheel_operator.model.objects import Generation
 from flywheel_operator.model.observed import ObservedGeneration
-from flywheel_operator.model.phases import TERMINAL
+from flywheel_operator.model.phases import TERMINAL, ABTestPhase
 from flywheel_operator.model.production import ProductionRecord, Served
 from flywheel_operator.model.status import GenerationStatus
 from flywheel_operator.plan import reasons
-from flywheel_operator.plan.actions import Ref, SwitchProduction
+from flywheel_operator.plan.actions import SwitchProduction
 from flywheel_operator.plan.draft import Draft
 from flywheel_operator.plan.promotion import SERVER_POLL_SECONDS
+from flywheel_operator.plan.servers import apply_server, delete_server
+from flywheel_operator.plan.testing import arm_of, under_test
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +39,13 @@ class _Place:
 def plan_serving(draft: Draft[GenerationStatus], observed: ObservedGeneration) -> None:
     """After the verdict: keeps the condition Serving, the replicas and the Service as the production record says."""
     if draft.status.phase not in TERMINAL:
+        _show_test(draft, observed)
         _late_commands(draft, _place(observed))
         return
     if observed.production is None and _service_lost(draft, observed):
         return
     place = _place(observed)
-    _show(draft, place)
+    _show(draft, observed, place)
     if place.serves:
         _commands(draft, observed, place)
     else:
@@ -71,13 +73,13 @@ def plan_deletion(draft: Draft[GenerationStatus], observed: ObservedGeneration) 
         draft.condition(reasons.SERVING, "True", reasons.PRODUCTION, message)
         _scale(draft, observed, place)
         return
-    _show(draft, place)
+    _show(draft, observed, place)
     view = observed.servers.get(generation.metadata.name)
     left = _drain_left(place, generation, observed.now)
     if view is not None and view.replicas > 0 and left > 0 and not observed.namespace_terminating:
         draft.look_again(left)
         return
-    draft.delete.append(Ref("apps/v1", "Deployment", server_name(generation.metadata.name)))
+    delete_server(draft, observed)
     draft.remove_finalizer = FINALIZER_SERVING
 
 
@@ -117,8 +119,9 @@ def _service_lost(draft: Draft[GenerationStatus], observed: ObservedGeneration) 
     return True
 
 
-def _show(draft: Draft[GenerationStatus], place: _Place) -> None:
+def _show(draft: Draft[GenerationStatus], observed: ObservedGeneration, place: _Place) -> None:
     if place.last is None:
+        _show_test(draft, observed)
         return
     if place.serves:
         draft.set(superseded_time=None)
@@ -129,6 +132,16 @@ def _show(draft: Draft[GenerationStatus], place: _Place) -> None:
     successor = place.record.serving.generation if place.record.serving else "nothing"
     draft.set(superseded_time=place.last.until)
     draft.condition(reasons.SERVING, "False", reason, f"{successor} serves now")
+
+
+def _show_test(draft: Draft[GenerationStatus], observed: ObservedGeneration) -> None:
+    """What never was in production may serve the users of a test."""
+    test = under_test(observed)
+    if test is not None and test.status.phase is ABTestPhase.RUNNING:
+        message = f"serves the {arm_of(test, draft.metadata.name)} users of the test {test.metadata.name}"
+        draft.condition(reasons.SERVING, "True", reasons.CANARY, message)
+    elif any(c.type == reasons.SERVING and c.reason == reasons.CANARY for c in draft.status.conditions):
+        draft.condition(reasons.SERVING, "False", reasons.TEST_ENDED, "its test is over")
 
 
 def _commands(draft: Draft[GenerationStatus], observed: ObservedGeneration, place: _Place) -> None:
@@ -190,8 +203,10 @@ def _scale(draft: Draft[GenerationStatus], observed: ObservedGeneration, place: 
         return
     spec = generation.spec.serving
     target = pending_rollback(observed)
-    if place.serves or (target is not None and target.generation == name):
+    if place.serves or (target is not None and target.generation == name) or under_test(observed) is not None:
         wanted = spec.replicas
+        # Whatever has a server is not deleted without it.
+        draft.add_finalizer = FINALIZER_SERVING if FINALIZER_SERVING not in generation.metadata.finalizers else None
     elif view is None or view.replicas == 0:
         return
     else:
@@ -201,9 +216,7 @@ def _scale(draft: Draft[GenerationStatus], observed: ObservedGeneration, place: 
             draft.look_again(left)
             return
     if view is None or view.replicas != wanted or view.model_digest != candidate.digest:
-        image = draft.status.trainer_image or observed.settings.trainer_image
-        pull = observed.settings.image_pull_secrets
-        draft.apply.append(server(generation, candidate, image, wanted, pull))
+        apply_server(draft, observed, candidate, wanted)
 
 
 def _drain_left(place: _Place, generation: Generation, now: datetime) -> float:

@@ -24,11 +24,12 @@ from flywheel_operator.kube.errors import (
 from flywheel_operator.kube.events import Recorder
 from flywheel_operator.kube.execute import Execution
 from flywheel_operator.kube.observe import Observer
-from flywheel_operator.kube.resources import GENERATION, OWN, REWARD_MODEL, Key, Kind, Raw
+from flywheel_operator.kube.resources import ABTEST, GENERATION, OWN, REWARD_MODEL, Key, Kind, Raw
 from flywheel_operator.metrics.registry import Metrics
+from flywheel_operator.model.abtest_status import ABTestStatus
 from flywheel_operator.model.names import LABEL_LINEAGE
-from flywheel_operator.model.objects import Generation, RewardModel
-from flywheel_operator.model.observed import ObservedGeneration, ObservedRewardModel
+from flywheel_operator.model.objects import ABTest, Generation, RewardModel
+from flywheel_operator.model.observed import ObservedABTest, ObservedGeneration, ObservedRewardModel
 from flywheel_operator.model.status import GenerationStatus, RewardModelStatus
 from flywheel_operator.plan.actions import Event, Plan
 from flywheel_operator.watch.health import Vitals
@@ -54,13 +55,14 @@ class Planners:
 
     generation: Callable[[ObservedGeneration], Plan[GenerationStatus]]
     reward_model: Callable[[ObservedRewardModel], Plan[RewardModelStatus]]
+    ab_test: Callable[[ObservedABTest], Plan[ABTestStatus]]
 
 
 @dataclass(frozen=True, slots=True)
 class _Decision:
     """What a pass is to do about an object."""
 
-    subject: Generation | RewardModel
+    subject: Generation | RewardModel | ABTest
     plan: Plan[Any]
 
 
@@ -94,6 +96,7 @@ class Controller:
         self._decide: dict[str, Callable[[Raw, datetime], Awaitable[_Decision]]] = {
             GENERATION.kind: _generation(observer, planners),
             REWARD_MODEL.kind: _reward_model(observer, planners),
+            ABTEST.kind: _ab_test(observer, planners),
         }
 
     def notify(self, kind: Kind, raw: Raw, deleted: bool) -> None:
@@ -246,5 +249,13 @@ def _reward_model(observer: Observer, planners: Planners) -> Callable[[Raw, date
     async def decide(raw: Raw, now: datetime) -> _Decision:
         observed = await observer.observe_reward_model(raw, now)
         return _Decision(observed.reward_model, planners.reward_model(observed))
+
+    return decide
+
+
+def _ab_test(observer: Observer, planners: Planners) -> Callable[[Raw, datetime], Awaitable[_Decision]]:
+    async def decide(raw: Raw, now: datetime) -> _Decision:
+        observed = await observer.observe_ab_test(raw, now)
+        return _Decision(observed.test, planners.ab_test(observed))
 
     return decide

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from flywheel_operator.kube.resources import GENERATION, OWN, REWARD_MODEL, Key, Raw
+from flywheel_operator.kube.resources import OWN, REWARD_MODEL, Key, Raw
 from flywheel_operator.model.names import LABEL_LINEAGE, LABEL_OWNER, LABEL_OWNER_KIND
 
 
@@ -68,17 +68,13 @@ class Router:
         return gone
 
     def _dependents(self, key: Key, known: _Known) -> set[Key]:
-        same = {k: v for k, v in self._known.items() if k.namespace == key.namespace and k.kind == GENERATION.kind}
+        same = {k: v for k, v in self._known.items() if k.namespace == key.namespace and v.lineage}
         if key.kind == REWARD_MODEL.kind:
             return {k for k, v in same.items() if key.name in v.reward_models}
         return {k for k, v in same.items() if v.parent == key.name} | self._lineage(key.namespace, known.lineage)
 
     def _lineage(self, namespace: str, lineage: str) -> set[Key]:
-        return {
-            k
-            for k, v in self._known.items()
-            if k.namespace == namespace and k.kind == GENERATION.kind and v.lineage == lineage
-        }
+        return {k for k, v in self._known.items() if k.namespace == namespace and v.lineage and v.lineage == lineage}
 
 
 def _key(raw: Raw) -> Key:

@@ -1,6 +1,6 @@
 """curate: which conversations may be trained on, which only judge, and which are dropped, each with a counted reason.
 
-The order is fixed: structure, consent, privacy, safety, near-duplicates, cap, split by user. A conversation counts
+The order is fixed: latest turns, structure, consent, privacy, safety, near-duplicates, cap, split by user. A conversation counts
 under the first reason that drops it, and later filters never see it.
 """
 
@@ -23,6 +23,7 @@ from flywheel_trainer.errors import ConfigError, DataError
 REPORT: Final = "_report.json"
 """Beside the rows; its name starts with `_`, so readers of the folder pass it by."""
 
+EARLIER: Final = "earlierTurn"
 NO_REPLY: Final = "noReply"
 SHARED: Final = "sharedConversation"
 CONSENT: Final = "consent"
@@ -38,6 +39,7 @@ _METRICS: Final = {
     DUPLICATE: Metric.DROPPED_DUPLICATE,
 }
 _FIXES: Final = {
+    EARLIER: "were earlier turns of a conversation that is there in full",
     NO_REPLY: "had no reply of the character",
     SHARED: "belonged to several users",
     CONSENT: "must not be trained on",
@@ -98,6 +100,18 @@ def run(ctx: StageContext) -> StageOutcome:
         counts=counts,
         message=f"kept {len(curation.rows)} of {len(read)} conversations, {len(evaluation)} of them for evaluation",
     )
+
+
+def _fullest(curation: Curation, _params: CurateParams, _seed: int) -> None:
+    """The gateway's log has a row for each turn, with all that was said before it: the latest one says it all."""
+    latest: dict[tuple[str, str], Conversation] = {}
+    for row in curation.rows:
+        key = (row.user, row.conversation)
+        before = latest.get(key)
+        if before is None or (row.time or "", len(row.messages)) >= (before.time or "", len(before.messages)):
+            latest[key] = row
+    kept = {id(row) for row in latest.values()}
+    curation.keep([row for row in curation.rows if id(row) in kept], EARLIER)
 
 
 def _cut_to_reply(curation: Curation, _params: CurateParams, _seed: int) -> None:
@@ -182,6 +196,7 @@ def _cap(curation: Curation, params: CurateParams, seed: int) -> None:
 
 
 _STEPS: Final[tuple[tuple[str, Callable[[Curation, CurateParams, int], None]], ...]] = (
+    ("taking the latest turn of each conversation", _fullest),
     ("cutting conversations to the last reply", _cut_to_reply),
     ("looking for conversations of several users", _belongs_to_one_user),
     ("checking consent", _consent),

@@ -1,0 +1,156 @@
+"""The gateway that stands beside a model server: its container, its configuration, the lineage's key."""
+
+import json
+from dataclasses import dataclass
+from typing import Final
+
+from flywheel_contract.base import digest_of
+from flywheel_contract.gateway_config import (
+    GATEWAY_CONFIG,
+    KEY_DIRECTORY,
+    SPOOL,
+    CharacterPrompt,
+    ConsentPolicy,
+    GatewayConfig,
+    Limits,
+    LogSettings,
+    Moderation,
+)
+from flywheel_contract.online import GATEWAY_PORT, METRICS_PORT
+from flywheel_contract.stage_spec import Character
+from flywheel_contract.uris import claim_of, join_uri
+from flywheel_operator.manifests.common import Manifest, mounts_of, resources
+from flywheel_operator.model.names import LABEL_LINEAGE, bounded_name, lineage_key_name
+from flywheel_operator.model.serving import GatewaySpec
+
+GATEWAY: Final = "gateway"
+PROBE_SECONDS: Final = 5
+DRAIN_PAUSE_SECONDS: Final = 5
+"""Between the end of a pod's being an endpoint and its SIGTERM, so that proxies have heard of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """A gateway with all that its pod needs for it."""
+
+    image: str
+    config: GatewayConfig
+    spec: GatewaySpec
+    key: str
+    """The Secret with the lineage's key."""
+
+    @property
+    def claim(self) -> str | None:
+        """The claim that the log lies on."""
+        return claim_of(self.config.log.store)
+
+
+def traffic_uri(artifacts: str, lineage: str) -> str:
+    """Where the gateways of a lineage write its log, and curate and the analysis read it."""
+    return join_uri(artifacts, lineage, "traffic")
+
+
+def gateway(
+    *,
+    image: str,
+    spec: GatewaySpec,
+    serves: str,
+    lineage: str,
+    artifacts: str,
+    characters: list[Character],
+    upstream: str | None = None,
+    model: str | None = None,
+) -> Beside:
+    """The gateway before `upstream`; None: the model server in the same pod."""
+    limits, capture, identity = spec.limits, spec.capture, spec.identity
+    prompts = [CharacterPrompt(name=c.name, system_prompt=c.system_prompt) for c in characters if c.system_prompt]
+    given = {} if upstream is None else {"upstream": upstream}
+    vouched = bool(identity.trusted_proxies)
+    config = GatewayConfig(
+        generation=serves,
+        lineage=lineage,
+        model=model,
+        characters=prompts,
+        default_character=prompts[0].name if len(prompts) == 1 else None,
+        log=LogSettings(store=traffic_uri(artifacts, lineage), rotate_seconds=capture.rotate_seconds),
+        consent=ConsentPolicy(mode="Require" if capture.require_consent else "Mark"),
+        retention_days=capture.retention_days,
+        moderation=Moderation(
+            prompt=spec.moderation.prompts, reply=spec.moderation.replies, threshold=spec.moderation.threshold
+        ),
+        limits=Limits(
+            requests_per_second=limits.requests_per_second,
+            burst=limits.burst,
+            concurrent_requests=limits.concurrent_requests,
+            body_bytes=limits.body_bytes,
+            total_seconds=limits.timeout_seconds,
+        ),
+        trusted_proxies=identity.trusted_proxies,
+        user_header=identity.user_header.lower() if vouched else None,
+        cookie_secure=identity.secure_cookie,
+        **given,
+    )
+    return Beside(image=image, config=config, spec=spec, key=lineage_key_name(lineage))
+
+
+def config_name(owner: str, beside: Beside) -> str:
+    """The ConfigMap with just this configuration: another one has another name."""
+    return bounded_name(owner, GATEWAY, unique=f"{owner}/{digest_of(beside.config.to_json())}")
+
+
+def config_map(owner: str, beside: Beside, metadata: Manifest) -> Manifest:
+    """The immutable ConfigMap; `metadata` has namespace, labels and, where it has one, the owner."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {**metadata, "name": config_name(owner, beside)},
+        "immutable": True,
+        "data": {"gateway.json": json.dumps(beside.config.to_json(), indent=1)},
+    }
+
+
+def key_secret(lineage: str, metadata: Manifest) -> Manifest:
+    """The lineage's Secret without its values: they are drawn where it is created, and nobody reads them again.
+
+    It has no owner: users' hashed ids hang on it for as long as the lineage lives.
+    """
+    marks = {**metadata.get("labels", {}), LABEL_LINEAGE: lineage}
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {**metadata, "name": lineage_key_name(lineage), "labels": marks},
+        "type": "Opaque",
+        "immutable": True,
+    }
+
+
+def container(owner: str, beside: Beside, mounts: list[Manifest]) -> tuple[Manifest, list[Manifest]]:
+    """The gateway's container, whose port is the pod's `http`, and the volumes that it alone uses.
+
+    `mounts` are those of the pod's claims.
+    """
+    own: list[Manifest] = [
+        {"name": "gateway-config", "mountPath": GATEWAY_CONFIG.rpartition("/")[0], "readOnly": True},
+        {"name": "users-key", "mountPath": KEY_DIRECTORY, "readOnly": True},
+        {"name": "spool", "mountPath": SPOOL},
+    ]
+    health = {"httpGet": {"path": "/health", "port": "http"}}
+    made: Manifest = {
+        "name": GATEWAY,
+        "image": beside.image,
+        "args": ["serve", "--config", GATEWAY_CONFIG],
+        "ports": [
+            {"name": "http", "containerPort": GATEWAY_PORT},
+            {"name": "metrics", "containerPort": METRICS_PORT},
+        ],
+        "resources": resources(beside.spec.resources, 0),
+        "volumeMounts": [*mounts_of(mounts, {beside.claim: True} if beside.claim else {}), *own],
+        "readinessProbe": {**health, "periodSeconds": PROBE_SECONDS, "timeoutSeconds": 5},
+        "lifecycle": {"preStop": {"sleep": {"seconds": DRAIN_PAUSE_SECONDS}}},
+    }
+    vols: list[Manifest] = [
+        {"name": "gateway-config", "configMap": {"name": config_name(owner, beside)}},
+        {"name": "users-key", "secret": {"secretName": beside.key}},
+        {"name": "spool", "emptyDir": {}},
+    ]
+    return made, vols

@@ -1,0 +1,204 @@
+"""What serves the arms of an ABTest: Generations' servers, servers of its own, or servers that run already."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from flywheel_contract.experiment import Arm
+from flywheel_contract.stage_spec import Character
+from flywheel_operator.manifests.common import Manifest, labels, owner_reference
+from flywheel_operator.manifests.gateway import GATEWAY, config_map, gateway, key_secret
+from flywheel_operator.manifests.server import SERVER, gateway_server, model_server
+from flywheel_operator.model.abtest import Variant
+from flywheel_operator.model.names import (
+    LABEL_COMPONENT,
+    LABEL_OWNER,
+    LABEL_OWNER_KIND,
+    child_name,
+)
+from flywheel_operator.model.observed import ObservedABTest
+from flywheel_operator.model.phases import ABTestPhase, Phase
+from flywheel_operator.model.status import ModelRef
+from flywheel_operator.plan.actions import Ref
+from flywheel_operator.plan.draft import Draft
+from flywheel_operator.plan.prerequisites import Missing, resolve_characters
+
+ARM_PORT: Final = 80
+GENERATION_NOT_FOUND: Final = "GenerationNotFound"
+GENERATION_NOT_READY: Final = "GenerationNotReady"
+CONTROL_NOT_SERVING: Final = "ControlNotServing"
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One arm."""
+
+    arm: Arm
+    variant: Variant
+
+
+def sides(observed: ObservedABTest) -> tuple[Side, Side]:
+    """Control and treatment."""
+    spec = observed.test.spec
+    return Side(Arm.CONTROL, spec.control), Side(Arm.TREATMENT, spec.treatment)
+
+
+def service_name(observed: ObservedABTest, arm: Arm) -> str:
+    """The Service of an arm, which the router sends its users to."""
+    return child_name(observed.test.metadata.name, arm.value)
+
+
+def server_name(observed: ObservedABTest, arm: Arm) -> str:
+    """The Deployment of an arm that is no Generation."""
+    return child_name(observed.test.metadata.name, f"{arm.value}-server")
+
+
+def check(observed: ObservedABTest) -> tuple[ModelRef, ModelRef] | Missing:
+    """What the arms are, or the first thing that is missing."""
+    found = []
+    for side in sides(observed):
+        reference = _reference(observed, side)
+        if isinstance(reference, Missing):
+            return reference
+        found.append(reference)
+    characters = resolve_characters(observed.test.spec.characters, observed)
+    return characters if isinstance(characters, Missing) else (found[0], found[1])
+
+
+def _reference(observed: ObservedABTest, side: Side) -> ModelRef | Missing:
+    name, lineage = side.variant.generation, observed.test.spec.lineage
+    if name is None:
+        service = side.variant.service
+        uri = side.variant.model or (f"http://{service.name}:{service.port}" if service else "")
+        return ModelRef(uri=uri, digest="")
+    field = f"spec.{side.arm.value}.generation"
+    generation = observed.generations.get(name)
+    if generation is None:
+        return Missing(GENERATION_NOT_FOUND, f"waits for the Generation {name} ({field}) to be created")
+    if generation.spec.lineage != lineage:
+        other = generation.spec.lineage
+        return Missing(
+            GENERATION_NOT_FOUND, f"the Generation {name} ({field}) is of the lineage {other}, not {lineage}"
+        )
+    if generation.spec.serving.gateway.mode == "Disabled":
+        said = f"the Generation {name} ({field}) has no gateway (spec.serving.gateway.mode): nothing would be logged"
+        return Missing(GENERATION_NOT_READY, said)
+    candidate = generation.status.candidate
+    if candidate is None:
+        phase = generation.status.phase.value
+        return Missing(
+            GENERATION_NOT_READY, f"waits for the candidate of the Generation {name} ({field}); it is {phase}"
+        )
+    serving = observed.production.record.serving if observed.production else None
+    if side.arm is Arm.CONTROL and (serving is None or serving.generation != name):
+        now = f"{serving.generation} does" if serving else "nothing does"
+        said = f"waits for the Generation {name} ({field}) to serve the lineage {lineage}; {now} at the moment"
+        return Missing(CONTROL_NOT_SERVING, said)
+    if side.arm is Arm.TREATMENT and generation.status.phase is Phase.ABORTED:
+        return Missing(GENERATION_NOT_READY, f"the Generation {name} ({field}) was aborted")
+    return candidate
+
+
+def apply_arms(draft: Draft[Any], observed: ObservedABTest, arms: tuple[Arm, ...]) -> None:
+    """Asks for the Services of `arms`, and for the servers of those that are no Generations."""
+    if observed.test.status.phase is not ABTestPhase.RUNNING:
+        draft.create.append(key_secret(observed.test.spec.lineage, _unowned(observed)))
+    for side in sides(observed):
+        if side.arm not in arms:
+            continue
+        draft.apply.append(_service(observed, side))
+        if side.variant.generation is None:
+            _apply_server(draft, observed, side)
+
+
+def not_ready(observed: ObservedABTest) -> str:
+    """Why the arms cannot be talked to yet; empty: they can."""
+    for side in sides(observed):
+        name = side.variant.generation
+        if name is not None:
+            server = observed.servers.get(name)
+            if server is None or server.ready_replicas < 1 or not server.up_to_date:
+                why = f": {server.message}" if server and server.message else ""
+                return f"the model server of {name} ({side.arm.value}) is not ready{why}"
+            continue
+        view = observed.deployments.get(server_name(observed, side.arm))
+        if view is None or not view.ready:
+            why = f": {view.message}" if view and view.message else ""
+            return f"the server of the {side.arm.value} arm is not ready{why}"
+    return ""
+
+
+def remove_arm(draft: Draft[Any], observed: ObservedABTest, arm: Arm) -> None:
+    """Removes what the test itself started for an arm."""
+    if server_name(observed, arm) in observed.deployments:
+        draft.delete.append(Ref("apps/v1", "Deployment", server_name(observed, arm)))
+
+
+def _apply_server(draft: Draft[Any], observed: ObservedABTest, side: Side) -> None:
+    test, spec = observed.test, observed.test.spec
+    name = server_name(observed, side.arm)
+    characters = resolve_characters(spec.characters, observed)
+    prompts: list[Character] = [] if isinstance(characters, Missing) else characters
+    service, model = side.variant.service, side.variant.model
+    beside = gateway(
+        image=observed.settings.gateway_image,
+        spec=spec.serving.gateway.model_copy(update={"mode": "Enabled"}),
+        serves=name,
+        lineage=spec.lineage,
+        artifacts=spec.artifacts.uri,
+        characters=prompts,
+        upstream=f"http://{service.name}:{service.port}" if service else None,
+    )
+    metadata = _metadata(observed, f"{side.arm.value}-{SERVER}")
+    draft.create.append(config_map(name, beside, metadata))
+    common: dict[str, Any] = {
+        "name": name,
+        "metadata": metadata,
+        "serves": name,
+        "runtime": spec.runtime,
+        "replicas": spec.serving.replicas,
+        "pull_secrets": observed.settings.image_pull_secrets,
+        "beside": beside,
+    }
+    if model is None:
+        draft.apply.append(gateway_server(**common))
+        return
+    image = test.spec.runtime.image or observed.settings.trainer_image
+    reference = ModelRef(uri=model, digest="")
+    draft.apply.append(model_server(**common, model=reference, spec=spec.serving, image=image))
+
+
+def _service(observed: ObservedABTest, side: Side) -> Manifest:
+    name = side.variant.generation
+    selector = (
+        {LABEL_OWNER_KIND: "Generation", LABEL_OWNER: name, LABEL_COMPONENT: SERVER}
+        if name is not None
+        else {
+            LABEL_OWNER_KIND: "ABTest",
+            LABEL_OWNER: observed.test.metadata.name,
+            LABEL_COMPONENT: f"{side.arm.value}-{SERVER}",
+        }
+    )
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {**_metadata(observed, side.arm.value), "name": service_name(observed, side.arm)},
+        "spec": {
+            "selector": selector,
+            "ports": [{"name": "http", "port": ARM_PORT, "targetPort": "http", "protocol": "TCP"}],
+        },
+    }
+
+
+def _metadata(observed: ObservedABTest, component: str) -> Manifest:
+    metadata = observed.test.metadata
+    return {
+        "namespace": metadata.namespace,
+        "labels": labels("ABTest", metadata.name, component, observed.test.spec.lineage),
+        "ownerReferences": [owner_reference("ABTest", metadata)],
+    }
+
+
+def _unowned(observed: ObservedABTest) -> Manifest:
+    metadata = _metadata(observed, GATEWAY)
+    del metadata["ownerReferences"]
+    return metadata

@@ -1,0 +1,501 @@
+"""The planner of ABTests, from its creation to its verdict and the way back."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from flywheel_contract.experiment import (
+    AnalysisReason,
+    AnalysisResult,
+    ArmStatistics,
+    BaselineMetric,
+    BaselineReport,
+    MeasureStatus,
+    MetricKind,
+    MetricReading,
+    SampleRatio,
+    Users,
+    Window,
+)
+from flywheel_operator.decide.production import promote
+from flywheel_operator.model.experiment import DEFAULT_GUARDRAILS, DEFAULT_PRIMARIES
+from flywheel_operator.model.names import ANNOTATION_CONFIG, COMMAND_ABORT, FINALIZER_ROUTING
+from flywheel_operator.model.objects import ABTest, Generation
+from flywheel_operator.model.observed import DeploymentView, JobState, JobView, ObservedABTest, ServerView
+from flywheel_operator.model.phases import ABTEST_TERMINAL, ABTEST_TRANSITIONS, ABTestPhase
+from flywheel_operator.model.production import Production, ProductionRecord
+from flywheel_operator.plan import abtest
+from flywheel_operator.plan.actions import Plan
+from tests.unit.build import SETTINGS, T0, digest, generation_spec, raw_object
+
+DAY = 86400.0
+NAME = "luna-2-test"
+
+
+def reading(name: str, lift: float = 0.0, error: float = 0.01, **more: Any) -> MetricReading:  # noqa: ANN401 -- its fields
+    return MetricReading(
+        name=name,
+        status=MeasureStatus.MEASURED,
+        control=1.0,
+        treatment=1.0 + lift,
+        control_sum=1000,
+        treatment_sum=1000 * (1 + lift),
+        lift=lift,
+        low=lift - 2 * error,
+        high=lift + 2 * error,
+        log_standard_error=error,
+        difference_upper=0.0001,
+        harm_p_value=0.5,
+        **more,
+    )
+
+
+def result(lift: float = 0.0, *, users: int = 1000, p: float = 0.5, harm: float = 0.0) -> AnalysisResult:
+    """An analysis in which both primaries have the same lift, and the first guardrail rises by `harm`."""
+    guardrails = [g.metric for g in DEFAULT_GUARDRAILS]
+    return AnalysisResult(
+        reason=AnalysisReason.SUCCEEDED,
+        window=Window(start="a", end="b", days=7),
+        users=Users(control=users, treatment=users),
+        sample_ratio=SampleRatio(expected_treatment_share=0.5, observed_treatment_share=0.5, p_value=p),
+        metrics=[
+            *(reading(name, lift) for name in DEFAULT_PRIMARIES),
+            reading(guardrails[0], harm).model_copy(update={"difference_upper": 1.0 if harm else 0.0001}),
+            *(reading(name) for name in guardrails[1:]),
+        ],
+    )
+
+
+def baseline(users: int) -> AnalysisResult:
+    window = Window(start="a", end="b", days=7)
+    statistics = ArmStatistics(n=users, mean=2.0, variance=4.0, numerator=2.0 * users, denominator=users)
+    names = [*DEFAULT_PRIMARIES, *(g.metric for g in DEFAULT_GUARDRAILS)]
+    metrics = [BaselineMetric(name=name, kind=MetricKind.MEAN, statistics=statistics) for name in names]
+    return AnalysisResult(
+        reason=AnalysisReason.SUCCEEDED, baseline=BaselineReport(window=window, users=users, metrics=metrics)
+    )
+
+
+@dataclass
+class Bench:
+    """One test, what is around it, and an executor that takes every wish for a deed."""
+
+    raw: dict[str, Any]
+    now: datetime = T0
+    generations: dict[str, Generation] = field(default_factory=dict)
+    record: ProductionRecord | None = None
+    version: int = 1
+    deployments: dict[str, DeploymentView] = field(default_factory=dict)
+    jobs: dict[str, JobView] = field(default_factory=dict)
+    others: dict[str, ABTest] = field(default_factory=dict)
+    ready: bool = True
+    events: list[str] = field(default_factory=list)
+    manifests: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def test(self) -> ABTest:
+        return ABTest.model_validate_json(json.dumps(self.raw))
+
+    def observe(self) -> ObservedABTest:
+        servers = {
+            name: ServerView(name, g.status.candidate.digest, 1, int(self.ready))
+            for name, g in self.generations.items()
+            if g.status.candidate is not None
+        }
+        production = None if self.record is None else Production(self.record, str(self.version))
+        return ObservedABTest(
+            test=self.test,
+            now=self.now,
+            settings=SETTINGS,
+            generations=self.generations,
+            tests={**self.others, NAME: self.test},
+            jobs=self.jobs,
+            deployments=self.deployments,
+            servers=servers,
+            production=production,
+        )
+
+    def step(self) -> Plan[Any]:
+        """One pass, carried out."""
+        observed = self.observe()
+        plan = abtest.plan(observed)
+        assert abtest.plan(observed) == plan, "asked twice, it wants the same"
+        names = [(m["kind"], m["metadata"]["name"]) for m in (*plan.create, *plan.apply)]
+        assert len(set(names)) == len(names)
+        assert plan.status.phase in ABTEST_TRANSITIONS[self.test.status.phase]
+        before = self.test.status.phase
+        for manifest in (*plan.create, *plan.apply):
+            self._take(manifest)
+        if plan.switch is not None:
+            assert (str(self.version) if self.record else None) == plan.switch.resource_version
+            self.record, self.version = plan.switch.record, self.version + 1
+        for ref in plan.delete:
+            self.deployments.pop(ref.name, None)
+            self.jobs.pop(ref.name, None)
+        if plan.add_finalizer:
+            self.raw["metadata"].setdefault("finalizers", []).append(plan.add_finalizer)
+        if plan.remove_finalizer:
+            self.raw["metadata"]["finalizers"].remove(plan.remove_finalizer)
+        self.raw["status"] = plan.status.to_json()
+        self.events += [e.reason for e in plan.events]
+        if before in ABTEST_TERMINAL:
+            assert plan.status.phase is before
+        return plan
+
+    def _take(self, manifest: dict[str, Any]) -> None:
+        kind, name = manifest["kind"], manifest["metadata"]["name"]
+        self.manifests[kind, name] = manifest
+        if kind == "Deployment":
+            replicas = manifest["spec"]["replicas"]
+            config = manifest["metadata"]["annotations"].get(ANNOTATION_CONFIG, "")
+            self.deployments[name] = DeploymentView(name, config, replicas, replicas if self.ready else 0)
+        elif kind == "Job":
+            self.jobs.setdefault(name, JobView(name, JobState.RUNNING))
+
+    def finish(self, run: str, given: AnalysisResult | None, **view: Any) -> None:  # noqa: ANN401 -- fields of the view
+        """The Job of `run` ends."""
+        entry = next(r for r in self.test.status.runs if r.name == run)
+        assert entry.job is not None
+        state = JobState.SUCCEEDED if given is not None else JobState.FAILED
+        self.jobs[entry.job] = JobView(entry.job, state, analysis=given, **view)
+
+    def advance(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+    def until_running(self, history: AnalysisResult | None = None) -> None:
+        """Provisioned, with the window open."""
+        self.step()
+        self.step()
+        self.finish("baseline", history or AnalysisResult(reason=AnalysisReason.NO_DATA))
+        self.step()
+        self.step()
+        assert self.phase is ABTestPhase.RUNNING
+
+    def look(self, run: str, given: AnalysisResult) -> None:
+        """The look `run` starts, and measures `given`."""
+        self.step()
+        self.finish(run, given)
+        self.step()
+
+    def to_the_end(self, given: AnalysisResult) -> None:
+        """The window passes, and the last analysis measures `given`."""
+        end = self.test.status.window_end
+        assert end is not None
+        self.now = end + timedelta(minutes=10)
+        name = "final-1" if self.test.status.extensions else "final"
+        self.look(name, given)
+
+    @property
+    def phase(self) -> ABTestPhase:
+        return self.test.status.phase
+
+    @property
+    def verdict(self) -> tuple[str, str] | None:
+        verdict = self.test.status.verdict
+        return (verdict.result.value, verdict.reason.value) if verdict is not None else None
+
+    def condition(self, kind: str) -> tuple[str, str, str]:
+        found = next(c for c in self.test.status.conditions if c.type == kind)
+        return found.status, found.reason, found.message
+
+    def service(self, name: str) -> Mapping[str, str]:
+        selector: Mapping[str, str] = self.manifests["Service", name]["spec"]["selector"]
+        return selector
+
+
+def generation(name: str, **status: Any) -> Generation:  # noqa: ANN401 -- fields of the status
+    raw = raw_object("Generation", name, generation_spec())
+    raw["status"] = {"candidate": {"generation": name, "uri": f"pvc://m/{name}", "digest": digest(name)}, **status}
+    return Generation.model_validate_json(json.dumps(raw))
+
+
+def between_generations(**spec: Any) -> Bench:  # noqa: ANN401 -- fields of the spec
+    raw = {
+        "metadata": {"name": NAME, "namespace": "team", "uid": "uid-test", "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {
+            "lineage": "luna",
+            "control": {"generation": "luna-1"},
+            "treatment": {"generation": "luna-2"},
+            "artifacts": {"uri": "pvc://artifacts/runs"},
+            **spec,
+        },
+    }
+    record = promote(ProductionRecord(), "luna-1", "pvc://m/luna-1", digest("luna-1"), T0)
+    return Bench(raw, generations={n: generation(n) for n in ("luna-1", "luna-2")}, record=record)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return between_generations()
+
+
+def test_users_come_through_the_router_only_once_everything_answers(bench: Bench) -> None:
+    bench.ready = False
+    bench.step()
+    assert bench.phase is ABTestPhase.PROVISIONING
+    assert FINALIZER_ROUTING in bench.raw["metadata"]["finalizers"]
+    bench.step()
+    assert "luna-1 (control) is not ready" in bench.condition("Progressing")[2]
+    assert bench.record is not None
+    assert bench.record.router is None
+    bench.ready = True
+    bench.finish("baseline", baseline(100_000))
+    bench.step()
+    bench.step()
+    assert bench.phase is ABTestPhase.RUNNING
+    assert bench.record.router == NAME
+    assert bench.record.serving is not None, "what serves is on record all the while"
+
+
+def test_the_window_is_whole_days_of_utc(bench: Bench) -> None:
+    bench.now = T0.replace(hour=15)
+    bench.until_running()
+    status = bench.test.status
+    assert status.window_start is not None
+    assert status.window_end is not None
+    assert (status.window_start.hour, status.window_start.day) == (0, T0.day + 1)
+    assert status.window_end - status.window_start == timedelta(days=7)
+    assert not status.trial
+    bench.step()
+    assert "the window opens at" in bench.condition("Progressing")[2]
+
+
+def test_a_trial_begins_at_once_and_is_marked() -> None:
+    bench = between_generations(dayLength="30s", duration="150s")
+    bench.until_running()
+    status = bench.test.status
+    assert status.trial
+    assert status.window_start is not None
+    assert status.window_end is not None
+    assert status.window_end - status.window_start == timedelta(seconds=150)
+    bench.advance(1)
+    bench.step()
+    assert bench.test.status.day == "0/5 (trial)"
+
+
+def test_what_it_can_see_is_said_before_the_start(bench: Bench) -> None:
+    bench.until_running(baseline(100_000))
+    assert bench.condition("Powered")[:2] == ("True", "SeesTarget")
+    power = bench.test.status.power
+    assert {p.role for p in power} == {"Primary", "Guardrail"}
+    assert all(p.detectable_lift is not None for p in power if p.role == "Primary")
+    few = between_generations()
+    few.until_running(baseline(3000))
+    assert few.condition("Powered")[:2] == ("False", "CannotSeeTarget")
+    assert "CannotSeeTarget" in few.events
+    none = between_generations()
+    none.until_running()
+    assert none.condition("Powered")[:2] == ("Unknown", "NoHistory")
+
+
+@pytest.mark.parametrize(
+    ("given", "verdict"),
+    [
+        (result(0.1), ("TreatmentWins", "PrimaryLifted")),
+        (result(-0.1), ("ControlWins", "PrimaryDropped")),
+        (result(0.1, harm=0.5), ("GuardrailBroken", "GuardrailFailed")),
+        (result(0.0), ("Inconclusive", "NoPrimaryMoved")),
+        (result(0.1, p=1e-6), ("Inconclusive", "SampleRatioMismatch")),
+        (result(0.1, users=20), ("Inconclusive", "TooFewUsers")),
+        (AnalysisResult(reason=AnalysisReason.NO_DATA), ("Inconclusive", "NoData")),
+    ],
+    ids=lambda v: v[1] if isinstance(v, tuple) else "",
+)
+def test_the_verdict_and_the_way_back(bench: Bench, given: AnalysisResult, verdict: tuple[str, str]) -> None:
+    bench.until_running()
+    bench.to_the_end(given)
+    assert bench.verdict == verdict
+    assert bench.phase is ABTestPhase.COMPLETED
+    bench.step()
+    assert bench.record is not None
+    assert bench.record.router is None, "users go straight to what serves"
+    bench.advance(3600)
+    bench.step()
+    assert bench.deployments == {}, "what the test started is gone"
+    assert bench.step().requeue_after is None
+
+
+def test_daily_looks_stop_for_harm_only(bench: Bench) -> None:
+    bench.until_running()
+    start = bench.test.status.window_start
+    assert start is not None
+    bench.now = start + timedelta(days=1, minutes=10)
+    bench.look("day-1", result(0.5))
+    assert bench.phase is ABTestPhase.RUNNING, "no early win"
+    assert bench.test.status.exposed == "1000/1000"
+    assert bench.test.status.lift == "+50.0% [+48.0%, +52.0%]"
+    bench.now += timedelta(days=3)
+    bench.look("day-4", result(-0.3))
+    assert bench.verdict == ("ControlWins", "HarmAtDailyLook")
+    assert {m.role for m in bench.test.status.metrics} == {"Primary", "Guardrail"}
+
+
+def test_arms_of_the_wrong_size_pause_the_treatment(bench: Bench) -> None:
+    bench.until_running()
+    start = bench.test.status.window_start
+    assert start is not None
+    bench.now = start + timedelta(days=1, minutes=10)
+    bench.look("day-1", result(0.1, p=1e-9))
+    bench.step()
+    assert bench.test.status.paused
+    assert bench.phase is ABTestPhase.RUNNING
+    assert "paused" in bench.condition("Progressing")[2]
+
+
+def test_a_pause_by_hand_is_another_configuration_and_back_again(bench: Bench) -> None:
+    bench.until_running()
+    running = next(v.config for v in bench.deployments.values() if v.config)
+    bench.raw["spec"]["pauseTreatment"] = True
+    bench.step()
+    assert bench.test.status.paused
+    paused = next(v.config for v in bench.deployments.values() if v.config)
+    assert paused != running
+    bench.raw["spec"]["pauseTreatment"] = False
+    bench.step()
+    assert next(v.config for v in bench.deployments.values() if v.config) == running
+    assert bench.events.count("Paused") == bench.events.count("Resumed") == 1
+
+
+def test_one_test_of_a_lineage_at_a_time(bench: Bench) -> None:
+    other = bench.test.model_copy(update={"metadata": bench.test.metadata.model_copy(update={"name": "another"})})
+    running = other.model_copy(update={"status": other.status.model_copy(update={"phase": ABTestPhase.RUNNING})})
+    bench.others["another"] = running
+    bench.step()
+    assert bench.phase is ABTestPhase.PENDING
+    assert bench.condition("Progressing")[1:] == (
+        "InLine",
+        "in line behind another (Running): one test of luna at a time",
+    )
+    ended = other.model_copy(update={"status": other.status.model_copy(update={"phase": ABTestPhase.COMPLETED})})
+    bench.others["another"] = ended
+    bench.step()
+    assert bench.phase is ABTestPhase.PROVISIONING
+
+
+def test_it_waits_for_its_arms() -> None:
+    bench = between_generations()
+    two = bench.generations.pop("luna-2")
+    bench.step()
+    assert bench.condition("Progressing")[1] == "GenerationNotFound"
+    bench.generations["luna-2"] = two.model_copy(update={"status": two.status.model_copy(update={"candidate": None})})
+    bench.step()
+    assert bench.condition("Progressing")[1] == "GenerationNotReady"
+    bench.generations["luna-2"] = two
+    bench.record = None
+    bench.step()
+    assert bench.condition("Progressing")[1] == "ControlNotServing"
+
+
+def test_a_control_that_moved_ends_it(bench: Bench) -> None:
+    bench.until_running()
+    assert bench.record is not None
+    bench.record = promote(bench.record, "luna-9", "pvc://m/luna-9", digest("luna-9"), T0)
+    bench.step()
+    assert bench.verdict == ("Inconclusive", "ControlMoved")
+
+
+def test_an_inconclusive_one_is_extended_once() -> None:
+    bench = between_generations(onInconclusive="Extend")
+    bench.until_running()
+    first = bench.test.status.window_end
+    bench.to_the_end(result(0.0))
+    assert bench.phase is ABTestPhase.RUNNING
+    assert first is not None
+    assert bench.test.status.window_end == first + timedelta(days=7)
+    bench.to_the_end(result(0.0))
+    assert bench.verdict == ("Inconclusive", "NoPrimaryMoved")
+
+
+def test_an_analysis_that_breaks_is_tried_again_and_then_proves_nothing(bench: Bench) -> None:
+    bench.until_running()
+    end = bench.test.status.window_end
+    assert end is not None
+    bench.now = end + timedelta(minutes=10)
+    for _ in range(4):
+        bench.step()
+        bench.finish("final", None, exit_code=1, fault="Error")
+        bench.step()
+        bench.advance(3600)
+    assert bench.verdict == ("Inconclusive", "AnalysisFailed")
+    run = next(r for r in bench.test.status.runs if r.name == "final")
+    assert (run.state, run.attempts) == ("Failed", 4)
+
+
+def test_a_verdict_may_come_late_and_is_of_the_same_window(bench: Bench) -> None:
+    bench.until_running()
+    end = bench.test.status.window_end
+    assert end is not None
+    bench.now = end + timedelta(days=30)
+    bench.step()
+    run = next(r for r in bench.test.status.runs if r.name == "final")
+    job = bench.manifests["Job", str(run.job)]
+    arguments = job["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert arguments[arguments.index("--end") + 1] == f"{end:%Y-%m-%dT%H:%M:%SZ}"
+    assert not [r for r in bench.test.status.runs if r.name.startswith("day-")], "the last look sees all"
+
+
+def test_without_data_it_may_fail_by_policy() -> None:
+    bench = between_generations(onNoData="Fail")
+    bench.until_running()
+    bench.to_the_end(AnalysisResult(reason=AnalysisReason.NO_DATA))
+    assert bench.phase is ABTestPhase.FAILED
+    assert bench.verdict is None
+
+
+def test_abort_and_deletion_give_the_users_back(bench: Bench) -> None:
+    bench.until_running()
+    bench.raw["metadata"]["annotations"] = {COMMAND_ABORT: "yes"}
+    bench.step()
+    assert bench.phase is ABTestPhase.ABORTED
+    assert bench.record is not None
+    assert bench.record.router is None
+    other = between_generations()
+    other.until_running()
+    other.raw["metadata"]["deletionTimestamp"] = "2026-01-03T00:00:00Z"
+    other.step()
+    assert other.record is not None
+    assert other.record.router is None
+    assert other.raw["metadata"]["finalizers"] == []
+
+
+def test_servers_that_never_answer_fail_it(bench: Bench) -> None:
+    bench.ready = False
+    bench.step()
+    bench.advance(1801)
+    bench.step()
+    assert bench.phase is ABTestPhase.FAILED
+    assert bench.condition("Progressing")[1] == "ServersNotReady"
+
+
+def test_it_ends_with_the_generation_that_made_it(bench: Bench) -> None:
+    bench.generations["luna-2"] = generation("luna-2", abTest=NAME, phase="Testing")
+    bench.until_running()
+    bench.generations["luna-2"] = generation("luna-2", abTest=NAME, phase="Aborted")
+    bench.step()
+    assert bench.phase is ABTestPhase.ABORTED
+    assert bench.condition("Progressing")[1] == "GenerationEnded"
+
+
+def test_two_models_without_a_generation() -> None:
+    bench = between_generations(
+        control={"model": "pvc://m/base"}, treatment={"service": {"name": "vllm", "port": 8000}}
+    )
+    bench.generations, bench.record = {}, None
+    bench.until_running()
+    assert bench.record is not None
+    assert bench.record.serving is None
+    assert bench.record.router == NAME
+    control = bench.manifests["Deployment", f"{NAME}-control-server"]["spec"]["template"]["spec"]
+    treatment = bench.manifests["Deployment", f"{NAME}-treatment-server"]["spec"]["template"]["spec"]
+    assert [c["name"] for c in control["containers"]] == ["server", "gateway"]
+    assert [c["name"] for c in treatment["containers"]] == ["gateway"]
+    bench.to_the_end(result(0.1))
+    assert bench.verdict == ("TreatmentWins", "PrimaryLifted")
+    bench.advance(3600)
+    bench.step()
+    assert f"{NAME}-control-server" in bench.deployments, "users still come through the router"
+    assert f"{NAME}-treatment-server" not in bench.deployments
