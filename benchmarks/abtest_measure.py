@@ -32,6 +32,8 @@ from flywheel_operator.model.experiment import DEFAULT_PRIMARIES
 
 Z: Final = 1.959963984540054
 ONE_SIDED_Z: Final = 1.6448536269514722
+EACH_ARM: Final = 0.025
+"""Both exact bounds of a difference hold together with 95 %."""
 VARIABLES: Final = (
     "exposed", "active_days", "messages", "pre_active_days", "pre_messages", "violations", "refusals", "errors",
     "requests", "latency",
@@ -129,12 +131,19 @@ class Statistics:
         return ratio, np.sqrt(np.maximum(variance, 0.0) / self.n) / self.mean(by)
 
 
-def exact_difference_upper(events: Floats, trials: Floats) -> Floats:
-    """Upper less lower one-sided 95 % Clopper-Pearson bound, of treatment and control; the arms are axis 1."""
-    upper = special.betaincinv(events[:, 1] + 1, np.maximum(trials[:, 1] - events[:, 1], 1e-9), 0.95)
+def exact_difference_upper(events: Floats, trials: Floats, counts: bool) -> Floats:
+    """Upper bound of the treatment's rate less the lower one of control's, 97.5 % each; the arms are axis 1.
+
+    Poisson (Garwood) for `counts`, which may exceed one per trial; else binomial (Clopper-Pearson).
+    """
     some = np.maximum(events[:, 0], 1e-9)
-    lower = np.where(events[:, 0] > 0, special.betaincinv(some, trials[:, 0] - events[:, 0] + 1, 0.05), 0.0)
-    return np.asarray(upper - lower)
+    if counts:
+        upper = special.gammaincinv(events[:, 1] + 1, 1 - EACH_ARM) / trials[:, 1]
+        lower = special.gammaincinv(some, EACH_ARM) / trials[:, 0]
+    else:
+        upper = special.betaincinv(events[:, 1] + 1, np.maximum(trials[:, 1] - events[:, 1], 1e-9), 1 - EACH_ARM)
+        lower = special.betaincinv(some, trials[:, 0] - events[:, 0] + 1, EACH_ARM)
+    return np.asarray(upper - np.where(events[:, 0] > 0, lower, 0.0))
 
 
 def exact_harm(events: Floats, trials: Floats) -> Floats:
@@ -193,13 +202,13 @@ def _measured(statistics: Statistics, name: str) -> tuple[Floats, Floats, str, s
 def _reading_columns(statistics: Statistics, name: str) -> dict[str, Floats]:
     mean, error, of, by = _measured(statistics, name)
     sums = statistics.total(of)
-    exact: dict[str, Floats] = {}
-    if by:
-        scatter = np.sqrt(error[:, 0] ** 2 + error[:, 1] ** 2)
-        exact["difference_upper"] = mean[:, 1] - mean[:, 0] + ONE_SIDED_Z * scatter
+    scatter = np.sqrt(error[:, 0] ** 2 + error[:, 1] ** 2)
+    exact = {"difference_upper": mean[:, 1] - mean[:, 0] + ONE_SIDED_Z * scatter}
     if by and name in RATES:
         trials = statistics.total(by)
-        exact["difference_upper"] = np.fmax(exact["difference_upper"], exact_difference_upper(sums, trials))
+        exact["difference_upper"] = np.fmax(
+            exact["difference_upper"], exact_difference_upper(sums, trials, counts=by == "messages")
+        )
         exact["harm_p_value"] = exact_harm(sums, trials)
     log_error = np.sqrt((error[:, 0] / mean[:, 0]) ** 2 + (error[:, 1] / mean[:, 1]) ** 2)
     lift = mean[:, 1] / mean[:, 0] - 1

@@ -5,10 +5,17 @@ of the rule, not chance. The seeds are fixed, so that the same code always gives
 """
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
+from flywheel_analysis import bounds, lifts
+from flywheel_analysis.bounds import Rate
+from flywheel_analysis.lifts import Sufficient
+from flywheel_analysis.metrics import BUILTIN, Counting
+from numpy.typing import NDArray
 from scipy import stats
+from tea_tasting.aggr import Aggregates
 
 from benchmarks.abtest_errors import (
     MAX_FALSE_HARM_STOP,
@@ -22,9 +29,9 @@ from benchmarks.abtest_errors import (
     simulate,
     summary,
 )
-from benchmarks.abtest_measure import Statistics, exact_difference_upper, exact_harm, moments, readings, split
-from benchmarks.abtest_population import DAYS, Effect, Habits, behave, draw_traits
-from flywheel_contract.experiment import Guardrail, MeasureStatus
+from benchmarks.abtest_measure import baseline, exact_difference_upper, exact_harm, moments, readings, split
+from benchmarks.abtest_population import DAYS, Behaviour, Effect, Habits, behave, draw_traits
+from flywheel_contract.experiment import Guardrail, MeasureStatus, MetricReading, Users
 from flywheel_operator.decide.abtest import DecisionRule, final_verdict
 from flywheel_operator.model.experiment import (
     DEFAULT_GUARDRAILS,
@@ -110,46 +117,72 @@ def test_rare_events_pass_by_the_absolute_margin_alone() -> None:
     assert at_least(counts[f"{metric}/Passed"], 600, 0.98)
 
 
-def test_the_sums_give_what_a_look_at_each_user_gives() -> None:
+COLUMNS = {
+    "active_days": "active_days", "messages": "messages", "safety_violations": "violations",
+    "false_refusals": "refusals", "errors": "errors", "latency_sum": "latency", "latency_count": "messages",
+    "pre_active_days": "pre_active_days", "pre_messages": "pre_messages",
+}  # fmt: skip
+"""The analysis's per-user columns -> ours."""
+
+
+def counted(week: Behaviour, users: NDArray[np.int64], day: int) -> Sufficient:
+    """What the analysis reads of these users' rows."""
+    seen = users[week.exposed[users, day] == 1]
+    rows = {name: getattr(week, ours)[seen] for name, ours in COLUMNS.items()}
+    rows = {name: values if values.ndim == 1 else values[:, day] for name, values in rows.items()}
+    rows["requests"] = rows["messages"] + rows["errors"]
+    aggregates = Aggregates(
+        count_=len(seen),
+        mean_={name: values.mean() for name, values in rows.items()},
+        var_={name: values.var(ddof=1) for name, values in rows.items()},
+        cov_={(a, b): np.cov(rows[a], rows[b])[0, 1] for a, b in itertools.combinations(sorted(rows), 2)},
+    )
+    return Sufficient(len(seen), {name: values.sum() for name, values in rows.items()}, aggregates)
+
+
+@pytest.mark.parametrize("day", [1, DAYS - 1])
+def test_the_simulation_reports_what_the_analysis_would(day: int) -> None:
     rng = np.random.default_rng(7)
-    week = behave(rng, draw_traits(rng, 400, Habits()), Habits(), Effect())
+    week = behave(rng, draw_traits(rng, 600, Habits()), Habits(), Effect())
     moment = moments(week)
+    names = [*DEFAULT_PRIMARIES, *(guardrail.metric for guardrail in DEFAULT_GUARDRAILS)]
+    [test] = readings(split(np.random.default_rng(8), moment, moment, 600), names)
     # The same generator draws the same split twice.
-    [sums] = split(np.random.default_rng(8), moment, moment, 400)
     draws = np.random.default_rng(8)
-    order, treated = draws.permutation(400), draws.random(400) < 0.5
-    statistics = Statistics(sums[None])
-    for arm, chosen in enumerate((order[~treated], order[treated])):
-        seen = chosen[week.exposed[chosen, 3] == 1]
-        messages, violations = week.messages[seen, 3], week.violations[seen, 3]
-        assert statistics.n[0, arm, 3] == len(seen)
-        assert statistics.mean("messages")[0, arm, 3] == pytest.approx(messages.mean())
-        ratio, error = statistics.ratio("violations", "messages")
-        assert ratio[0, arm, 3] == pytest.approx(violations.sum() / messages.sum())
-        residual = violations - ratio[0, arm, 3] * messages
-        by_hand = residual.std(ddof=1) / np.sqrt(len(seen)) / messages.mean()
-        assert error[0, arm, 3] == pytest.approx(by_hand)
-    # CUPED: the residuals of a regression on the covariate, one slope for all.
-    seen = week.exposed[:, 3] == 1
-    past, messages = week.pre_messages[seen], week.messages[seen, 3]
-    slope = np.cov(past, messages)[0, 1] / past.var(ddof=1)
-    _, error = statistics.adjusted("messages", "pre_messages")
-    control = order[~treated][week.exposed[order[~treated], 3] == 1]
-    residual = week.messages[control, 3] - slope * week.pre_messages[control]
-    assert error[0, 0, 3] == pytest.approx(residual.std(ddof=1) / np.sqrt(len(control)))
+    order, treated = draws.permutation(600), draws.random(600) < 0.5
+    control, treatment = counted(week, order[~treated], day), counted(week, order[treated], day)
+    ratio = lifts.sample_ratio(control.n, treatment.n, 10, 10)
+    assert test[day].sample_ratio is not None
+    assert test[day].sample_ratio.p_value == pytest.approx(ratio.p_value)
+    assert test[day].users == Users(control=control.n, treatment=treatment.n)
+    known = {metric.name: metric for metric in BUILTIN}
+    for ours in test[day].metrics:
+        theirs = MetricReading.of(lifts.measure(known[ours.name], control, treatment))
+        assert ours.status is theirs.status is MeasureStatus.MEASURED
+        assert ours.model_dump(exclude={"name", "status"}) == pytest.approx(
+            theirs.model_dump(exclude={"name", "status"})
+        )
 
 
-def test_exact_bounds_agree_with_scipy() -> None:
+def test_the_baseline_is_what_the_analysis_would_report() -> None:
+    rng = np.random.default_rng(11)
+    week = behave(rng, draw_traits(rng, 500, Habits()), Habits(), Effect())
+    report = baseline(moments(week).sum(axis=0), [*DEFAULT_PRIMARIES, *(g.metric for g in DEFAULT_GUARDRAILS)])
+    everybody = counted(week, np.arange(500), DAYS - 1)
+    known = {metric.name: metric for metric in BUILTIN}
+    for ours in report.metrics:
+        theirs = lifts.single(known[ours.name], everybody)
+        assert ours.statistics.model_dump() == pytest.approx(theirs.model_dump())
+
+
+def test_exact_bounds_are_those_of_the_analysis() -> None:
     events, trials = np.array([[[0.0, 5.0], [3.0, 12.0]]]), np.array([[[900.0, 1000.0], [1000.0, 900.0]]])
-    upper, p = exact_difference_upper(events, trials), exact_harm(events, trials)
-    for day in range(2):
-        (control, treatment), (of_control, of_treatment) = events[0, :, day], trials[0, :, day]
-        high = stats.binomtest(int(treatment), int(of_treatment)).proportion_ci(0.9).high
-        low = stats.binomtest(int(control), int(of_control)).proportion_ci(0.9).low
-        assert upper[0, day] == pytest.approx(high - low)
-        share = of_treatment / (of_control + of_treatment)
-        by_hand = stats.binomtest(int(treatment), int(treatment + control), share, alternative="greater").pvalue
-        assert p[0, day] == pytest.approx(by_hand)
+    for counting, counts in ((Counting.POISSON, True), (Counting.BINOMIAL, False)):
+        upper = exact_difference_upper(events, trials, counts)
+        for day in range(2):
+            control, treatment = (Rate(events[0, arm, day], trials[0, arm, day]) for arm in range(2))
+            assert upper[0, day] == pytest.approx(bounds.difference_upper(treatment, control, counting))
+            assert exact_harm(events, trials)[0, day] == pytest.approx(bounds.harm_p_value(treatment, control))
 
 
 def test_a_metric_without_events_is_unproven() -> None:
