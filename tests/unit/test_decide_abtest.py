@@ -62,9 +62,9 @@ Z_975, Z_WIN, Z_ONE_SIDED = 1.959964, 2.241403, 1.644854
         # Guardrails: by the relative margin, by the absolute one, broken, or neither.
         (report(lifted(LATENCY, at_bound(Z_ONE_SIDED, 0.01, 0.05) - 1e-6)), "PrimaryLifted", ""),
         (report(lifted(LATENCY, 0.034, 0.02)), "GuardrailUnproven", "neither shown"),
-        (report(lifted(LATENCY, 0.06)), "GuardrailFailed", f"{LATENCY} control 2 (sum 200)"),
+        (report(lifted(LATENCY, 0.06)), "GuardrailFailed", f"{LATENCY} control 2, treatment 2.12 (rel"),
         (report(lifted(VIOLATIONS, 0.6, 0.1, difference_upper=0.0019)), "PrimaryLifted", ""),
-        (report(lifted(VIOLATIONS, 0.6, 0.1, difference_upper=0.002)), "GuardrailFailed", "at least"),
+        (report(lifted(VIOLATIONS, 0.6, 0.1, difference_upper=0.002)), "GuardrailFailed", "(200 events)"),
         (report(lifted(VIOLATIONS, 0.1, 0.1, difference_upper=0.003)), "GuardrailUnproven", "0.003"),
         (report(lifted(VIOLATIONS, 0.6, 0.1), lifted(DAYS, -0.1)), "GuardrailFailed", VIOLATIONS),
         # A certain rise within the margin is accepted.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from flywheel_contract.experiment import AnalysisReason, AnalysisResult, Guardrail, MetricReading, Users
+from flywheel_contract.experiment import RATES, AnalysisReason, AnalysisResult, Guardrail, MetricReading, Users
 from flywheel_operator.decide.bounds import lift_of, number, percent
 from flywheel_operator.model.experiment import (
     AbReason,
@@ -250,12 +250,14 @@ def _judge_guardrail(guardrail: Guardrail, reading: MetricReading | None) -> Gua
 
 
 def _arms(reading: MetricReading) -> str:
+    """Both arms' values, for rates with the events behind them."""
     arms = (
         ("control", reading.control, reading.control_sum),
         ("treatment", reading.treatment, reading.treatment_sum),
     )
+    counted = reading.name in RATES
     return ", ".join(
-        f"{arm} {number(value)} (sum {total:.6g})" if value is not None else f"{arm} unmeasured"
+        f"{arm} unmeasured" if value is None else f"{arm} {number(value)}" + f" ({total:.0f} events)" * counted
         for arm, value, total in arms
     )
 
