@@ -1,7 +1,7 @@
 #!/bin/bash
 # The router's container. It only splits; what it does stands in the nginx.conf that the operator rendered.
-#   flywheel-router serve             resolve names, read the token, run nginx; follow changes of both
-#   flywheel-router drain SECONDS     wait until no client's connection is idle any more (preStop), at most so long
+#   flywheel-router serve                         resolve names, read the token, run nginx; follow changes of both
+#   flywheel-router drain SECONDS [HEALTH_PORT]   (preStop) wait, at most so long, until no client's connection is idle
 # What nginx does not do itself (before 1.27): a name that does not resolve must not keep the router from starting, and
 # a Service that is made anew has a new address.
 set -euo pipefail
@@ -10,7 +10,6 @@ source_file=${ROUTER_CONFIG:-/etc/flywheel/router/nginx.conf}
 token_file=${ROUTER_TOKEN_FILE:-/etc/flywheel/token/token}
 folder=${ROUTER_FOLDER:-/tmp/nginx}
 look_seconds=${ROUTER_LOOK_SECONDS:-5}
-health_port=${ROUTER_HEALTH_PORT:-9103}
 settle_seconds=${ROUTER_SETTLE_SECONDS:-5}
 start_tries=${ROUTER_START_TRIES:-10}
 token_header=x-flywheel-router-token
@@ -100,7 +99,7 @@ serve() {
 
 # Connections that lie idle, from nginx's own count.
 waiting() {
-  exec 3<>"/dev/tcp/127.0.0.1/$health_port" || return 1
+  exec 3<>"/dev/tcp/127.0.0.1/$1" || return 1
   printf 'GET /stub_status HTTP/1.0\r\n\r\n' >&3
   sed -nE 's/.*Waiting: ([0-9]+).*/\1/p' <&3
   exec 3<&-
@@ -109,13 +108,13 @@ waiting() {
 # No new connection comes once proxies have heard that the pod is no endpoint; those that are there are closed after
 # their next reply, or when they were idle for long. Then nginx can quit without closing one that a client is about to use.
 drain() {
-  local end=$((SECONDS + $1)) count
+  local end=$((SECONDS + $1)) port=$2 count
   sleep "$settle_seconds"
-  while [ "$SECONDS" -lt "$end" ] && count=$(waiting) && [ "${count:-0}" -gt 0 ]; do sleep 0.5; done
+  while [ "$SECONDS" -lt "$end" ] && count=$(waiting "$port") && [ "${count:-0}" -gt 0 ]; do sleep 0.5; done
 }
 
 case ${1:-serve} in
   serve) serve ;;
-  drain) drain "$2" ;;
+  drain) drain "$2" "${3:-9103}" ;;
   *) say "unknown command $1"; exit 64 ;;
 esac

@@ -17,8 +17,8 @@ _SALT: Final = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 _HEADER: Final = re.compile(r"[A-Za-z][A-Za-z0-9]*(-[A-Za-z0-9]+)*", re.ASCII)
 _HEADER_MAX_LENGTH: Final = 64
 _TAKEN_HEADERS: Final = frozenset(
-    ("host", "cookie", "connection", "content-length", "content-type", "transfer-encoding", "te", "upgrade", "expect")
-    + ("authorization", "keep-alive", "accept", "proxy-connection", "trailer")
+    "accept authorization connection content-length content-type cookie expect host keep-alive proxy-connection te "
+    "trailer transfer-encoding upgrade".split()
 )
 _OUR_PREFIX: Final = "x-flywheel-"
 _MAX_ENTRIES: Final = 64

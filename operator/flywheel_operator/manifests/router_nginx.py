@@ -206,7 +206,7 @@ http {
 
 
 def render(config: RouterConfig) -> str:
-    """The nginx.conf. It is complete but for TOKEN_INCLUDE and the upstreams' addresses: the entrypoint sees to both."""
+    """The nginx.conf. The entrypoint adds TOKEN_INCLUDE, and addresses in place of the upstreams' names."""
     times = config.timeouts
     arms = {Arm.CONTROL: config.control, Arm.TREATMENT: None if config.treatment_paused else config.treatment}
     upstreams = {"production": config.production} | {arm.value: up for arm, up in arms.items() if up}
@@ -263,7 +263,7 @@ def _split(config: RouterConfig) -> str:
     """The arm of a user, and the test as it stands in headers."""
     treatment = hundredths("treatment", config.treatment_percent)
     control = hundredths("control", config.control_percent)
-    # nginx takes no slice of 0 %, and `*` is all that is left: the control, or where there is none, who is not enrolled.
+    # nginx takes no slice of 0 %; `*` is what is left: the control, or who is not enrolled where there is none.
     slices = [(treatment, Arm.TREATMENT.value)] if treatment else []
     if control and (rest := 10_000 - treatment - control):
         slices.append((rest, NOT_ENROLLED))
