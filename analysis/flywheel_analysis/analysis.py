@@ -71,15 +71,15 @@ def count(source: Source, period: Period, spec: AnalysisSpec, exposed: ir.Table)
     known = source.keep_users("fw_exposed", exposed)
     rows = source.once(source.events)
     events = users.counted_events(rows, known, period, spec.test)
-    if source.covariates is not None:
-        covariates = users.covariates_of(source.covariates)
-    elif source.is_log:
+    parts = [source.step("fw_sums", users.summed(events, period))]
+    covariates = source.covariates
+    if covariates is None and source.is_log:
         covariates = users.covariates_before(rows.semi_join(known.table, users.USER), period)
-    else:
-        covariates = None
-    extra = own_metrics.per_key(events, spec.metrics) if spec.metrics else None
-    table = users.per_user(known, users.summed(events, period), covariates, extra)
-    return Counted(known, events, source.materialise("fw_users", table))
+    if covariates is not None:
+        parts.append(source.step("fw_covariates", users.covariates_by_key(covariates, known)))
+    if spec.metrics:
+        parts.append(source.step("fw_own", own_metrics.per_key(events, spec.metrics)))
+    return Counted(known, events, source.materialise("fw_users", users.per_user(known, *parts)))
 
 
 def _share(part: float, whole: float) -> float:

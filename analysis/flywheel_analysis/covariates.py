@@ -24,7 +24,7 @@ def write(source: Source, period: Period, days: int | None, output: str, store: 
         raise SpecError(f"--output {output}: let it end with .parquet or .jsonl")
     since = None if days is None else period.start - timedelta(seconds=days * period.day_seconds)
     found = users.covariates_before(source.once(source.events), period, since)
-    table = source.materialise("fw_covariates", found.drop(users.COVERED))
+    table = source.materialise("fw_covariates", found)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "covariates" + Path(output).suffix)
         source.engine.copy(table.order_by(users.USER), str(file), place=output)

@@ -31,6 +31,9 @@ BUILTIN_COLUMNS: Final = (
 )  # fmt: skip
 """Numbers of one user in the window, never null."""
 
+OWN_PREFIX: Final = "own_"
+"""How the per-user columns of the user's own metrics begin."""
+
 COVARIATE_COLUMN: Final = {Covariate.PRE_MESSAGES: "pre_messages", Covariate.PRE_ACTIVE_DAYS: "pre_active_days"}
 
 
@@ -110,9 +113,9 @@ def own(index: int, definition: MetricDefinition) -> Metric:
 
 def own_numerator(index: int) -> str:
     """The per-user column of an own metric's numerator."""
-    return f"own_{index}_numerator"
+    return f"{OWN_PREFIX}{index}_numerator"
 
 
 def own_denominator(index: int) -> str:
     """The per-user column of an own metric's denominator."""
-    return f"own_{index}_denominator"
+    return f"{OWN_PREFIX}{index}_denominator"

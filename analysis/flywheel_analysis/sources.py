@@ -42,6 +42,10 @@ class Source(Protocol):
         """One row per exposed user, for joins; computed once where that is possible."""
         ...
 
+    def step(self, name: str, expression: ir.Table) -> ir.Table:
+        """`expression`, computed by now where that is possible: a query of one step holds less memory at a time."""
+        ...
+
     def materialise(self, name: str, expression: ir.Table) -> ir.Table:
         """The rows of `expression` as a table of the embedded engine."""
         ...
@@ -66,6 +70,10 @@ class FileSource:
     def keep_users(self, name: str, expression: ir.Table) -> users.Exposed:
         """As in `Source`; users are numbered, which makes joins cheaper."""
         return users.Exposed(self.engine.settle(name, users.with_key(expression), place=self.place))
+
+    def step(self, name: str, expression: ir.Table) -> ir.Table:
+        """As in `Source`."""
+        return self.materialise(name, expression)
 
     def materialise(self, name: str, expression: ir.Table) -> ir.Table:
         """As in `Source`."""
@@ -98,6 +106,11 @@ class WarehouseSource:
         """As in `Source`: a part of the query, so that reading rights are enough."""
         del name
         return users.Exposed(expression.mutate(**{users.KEY: expression[users.USER]}))
+
+    def step(self, name: str, expression: ir.Table) -> ir.Table:
+        """As in `Source`: nothing is written there, so it stays a part of the query."""
+        del name
+        return expression
 
     def materialise(self, name: str, expression: ir.Table) -> ir.Table:
         """As in `Source`, batch by batch."""

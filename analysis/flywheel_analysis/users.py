@@ -58,13 +58,13 @@ def exposed(
         rows = rows.filter(rows["enrolled"].coalesce(True))
     if test and "test" in rows.columns:
         rows = rows.filter(rows["test"] == test)
-    served = _fallback(rows)
+    rows = rows.mutate(fw_fallback=_fallback(rows).cast("int64"))
     found = rows.group_by(USER).aggregate(
         **{
             ARM: rows[ARM].min(),
             "fw_other": rows[ARM].max(),
             BEGAN: rows[TIME].min(),
-            FALLBACK: served.cast("int64").max(),
+            FALLBACK: rows["fw_fallback"].max(),
             **{
                 DIMENSION.format(i): rows[name].cast("string").first(order_by=[rows[TIME], rows[name]])
                 for i, name in dimensions
@@ -133,25 +133,23 @@ def summed(counted: ir.Table, period: Period, by: Sequence[str] = (KEY,)) -> ir.
     return found
 
 
-def per_user(users: Exposed, sums: ir.Table, covariates: ir.Table | None, extra: ir.Table | None = None) -> ir.Table:
+def per_user(users: Exposed, *parts: ir.Table) -> ir.Table:
     """One row per exposed user of one arm, without the id; numbers are never null.
 
-    `extra` are more columns by KEY, as `own_metrics` makes them.
+    `parts` are tables by KEY: the one of `summed`, that of `covariates_by_key`, that of `own_metrics`.
     """
     known = users.counted()
-    rows = known.left_join(sums, KEY, rname="fw_right_{name}")
-    if extra is not None:
-        rows = rows.left_join(extra, KEY, rname="fw_extra_{name}")
-    if covariates is not None:
-        rows = rows.left_join(covariates, USER, rname="fw_covariate_{name}")
-    more = [] if extra is None else [c for c in extra.columns if c != KEY]
+    rows = known
+    for index, part in enumerate(parts):
+        rows = rows.left_join(part, KEY, rname=f"fw_{index}_{{name}}")
+    more = [c for c in rows.columns if c.startswith(metrics.OWN_PREFIX)]
     dimensions = [c for c in known.columns if c.startswith(DIMENSION.format(""))]
     return rows.select(
         rows[ARM],
         *(rows[c] for c in dimensions),
         **derived(rows),
         **{c: rows[c].cast("float64").coalesce(0.0) for c in more},
-        **_covariates(rows, given=covariates is not None),
+        **_covariates(rows),
         **{FALLBACK: (rows[FALLBACK] + rows[FALLBACK_EVENTS].coalesce(0) > 0).cast("int64")},
     )
 
@@ -170,21 +168,21 @@ def derived(rows: ir.Table) -> dict[str, ir.Value]:
     }
 
 
-def _covariates(rows: ir.Table, *, given: bool) -> dict[str, ir.Value]:
-    names = metrics.COVARIATE_COLUMN.values()
-    numbers = {
-        n: rows[n].cast("float64").coalesce(0.0) if n in rows.columns else ibis.literal(0.0, "float64") for n in names
-    }
-    return {**numbers, COVERED: rows[COVERED].coalesce(0) if given else ibis.literal(0, "int64")}
+def _covariates(rows: ir.Table) -> dict[str, ir.Value]:
+    def number(name: str) -> ir.Value:
+        return rows[name].cast("float64").coalesce(0.0) if name in rows.columns else ibis.literal(0.0, "float64")
+
+    covered = rows[COVERED].coalesce(0) if COVERED in rows.columns else ibis.literal(0, "int64")
+    return {**{name: number(name) for name in metrics.COVARIATE_COLUMN.values()}, COVERED: covered}
 
 
-def covariates_of(table: ir.Table) -> ir.Table:
-    """A table of covariates with one row a user, whatever it holds; of several rows the largest number stands."""
+def covariates_by_key(table: ir.Table, users: Exposed) -> ir.Table:
+    """The covariates of exposed users by KEY, whatever the table holds; of several rows the largest number stands."""
+    known = users.counted()
+    known = known.select(fw_user=known[USER], **{KEY: known[KEY]})
     names = [n for n in metrics.COVARIATE_COLUMN.values() if n in table.columns]
-    rows = table.filter(table[USER].notnull())
-    found = (
-        rows.group_by(USER).aggregate(**{n: rows[n].max() for n in names}) if names else rows.select(USER).distinct()
-    )
+    rows = table.select(USER, *names).inner_join(known, table[USER] == known["fw_user"])
+    found = rows.group_by(KEY).aggregate(**{COVERED: rows.count(), **{n: rows[n].max() for n in names}})
     return found.mutate(**{COVERED: ibis.literal(1, "int64")})
 
 
@@ -198,8 +196,7 @@ def covariates_before(events: ir.Table, period: Period, since: datetime | None =
     if since is not None:
         rows = rows.filter(rows[TIME] >= _moment(since, rows[TIME]))
     rows = rows.select(USER, day=day_of(rows, period))
-    found = rows.group_by(USER).aggregate(pre_messages=rows.count(), pre_active_days=rows["day"].nunique())
-    return found.mutate(**{COVERED: ibis.literal(1, "int64")})
+    return rows.group_by(USER).aggregate(pre_messages=rows.count(), pre_active_days=rows["day"].nunique())
 
 
 def everybody(exposures: ir.Table, events: ir.Table, period: Period) -> ir.Table:
