@@ -99,6 +99,7 @@ class Served:
     port: int = 0
     requests: list[Request] = field(default_factory=list)
     _server: asyncio.Server | None = None
+    _tasks: set["asyncio.Task[None]"] = field(default_factory=set)
 
     async def start(self) -> None:
         """Listens."""
@@ -110,7 +111,24 @@ class Served:
         if self._server is not None:
             self._server.close()
 
+    async def close(self) -> None:
+        """Ends, with its connections."""
+        self.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            await self._serve(reader, writer)
+        finally:
+            writer.close()
+            self._tasks.discard(task)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             while True:
                 first, headers = await read_head(reader)
@@ -122,7 +140,6 @@ class Served:
                 await writer.drain()
                 if writer.is_closing():
                     break
-        writer.close()
 
 
 @contextlib.asynccontextmanager
@@ -133,7 +150,7 @@ async def served(answer: Answer) -> AsyncIterator[Served]:
     try:
         yield upstream
     finally:
-        upstream.stop()
+        await upstream.close()
 
 
 @dataclass
