@@ -7,11 +7,13 @@ from typing import Final
 import ibis.expr.types as ir
 
 from flywheel_analysis import exploration, lifts, own_metrics, sufficient, users
+from flywheel_analysis.errors import DataError
 from flywheel_analysis.lifts import Sufficient
 from flywheel_analysis.period import Period
 from flywheel_analysis.sources import Source
 from flywheel_analysis.spec import metrics_of
 from flywheel_contract.experiment import AnalysisReport, AnalysisSpec, Arm, Users
+from flywheel_contract.online import NOT_ENROLLED
 
 _LIBRARIES: Final = ("duckdb", "flywheel-analysis", "ibis-framework", "tea-tasting")
 _USER_SUMS: Final = (users.FALLBACK, users.FALLBACK_EVENTS, users.EVENTS, users.COVERED)
@@ -35,12 +37,15 @@ def run(source: Source, period: Period, spec: AnalysisSpec) -> AnalysisReport:
     """
     on_exposures = [(i, n) for i, n in enumerate(spec.dimensions) if n in source.exposures.columns]
     notes = [*source.notes, *period.notes]
-    counted = count(source, period, spec, users.exposed(source.exposures, period, spec.test, on_exposures))
+    exposed = users.exposed(source.exposures, period, spec.test, on_exposures, named=source.is_log)
+    counted = count(source, period, spec, exposed)
     wanted = metrics_of(spec)
     found = sufficient.read(source.engine, counted.users, (users.ARM,), wanted, _USER_SUMS)
     control, treatment = (found.get((arm.value,), Sufficient()) for arm in Arm)
     table = counted.exposed.table
     both = source.materialise("fw_both", table.filter(table[users.BOTH]).select(users.ARM))
+    if not found and not source.engine.rows(both.limit(1)):
+        notes.append(why_nobody(source, period, spec))
     counts = Users(
         control=control.n,
         treatment=treatment.n,
@@ -64,6 +69,28 @@ def run(source: Source, period: Period, spec: AnalysisSpec) -> AnalysisReport:
         notes=notes,
         versions={name: importlib.metadata.version(name) for name in _LIBRARIES if _installed(name)},
     )
+
+
+def why_nobody(source: Source, period: Period, spec: AnalysisSpec) -> str:
+    """Why there is no exposure.
+
+    Raises:
+        DataError: there are some, but their arms have other names.
+    """
+
+    def seen(column: str) -> list[str]:
+        if column not in source.exposures.columns:
+            return []
+        table = source.materialise("fw_seen", users.values(source.exposures, period, column))
+        return [row["value"] for row in source.engine.rows(table)]
+
+    arms = [arm for arm in seen(users.ARM) if arm != NOT_ENROLLED]
+    if arms and not {arm.value for arm in Arm} & set(arms):
+        raise DataError(f"the exposures are of the arms {', '.join(map(repr, arms))}: write control and treatment")
+    tests = seen("test") if spec.test else []
+    if tests and spec.test not in tests:
+        return f"no exposure is of {spec.test!r} but of {', '.join(map(repr, tests))}: --test names another"
+    return "there is no exposure of an enrolled user in the window"
 
 
 def count(source: Source, period: Period, spec: AnalysisSpec, exposed: ir.Table) -> Counted:

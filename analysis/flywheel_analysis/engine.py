@@ -8,7 +8,7 @@ import duckdb
 import ibis
 import ibis.expr.types as ir
 
-from flywheel_analysis.errors import AnalysisError, DataError, SourceUnavailableError
+from flywheel_analysis.errors import AnalysisError, DataError, SourceUnavailableError, SpecError
 from flywheel_analysis.stores import Found
 from flywheel_analysis.tables import KNOWN, NUMBERS, REQUIRED, SECOND, TEXTS, TIME, TRUTHS, TableName
 
@@ -26,7 +26,7 @@ class Engine:
         """`temporary` is a folder; left out, spilling goes to `.tmp` of the working directory.
 
         Raises:
-            AnalysisError: DuckDB does not take the settings.
+            SpecError: DuckDB does not take the settings.
         """
         settings: dict[str, Any] = {
             "memory_limit": memory_limit,
@@ -42,7 +42,7 @@ class Engine:
         try:
             self.backend = ibis.duckdb.connect(**settings)
         except duckdb.Error as error:
-            raise AnalysisError(f"DuckDB does not start: {error}") from error
+            raise SpecError(f"--memory-limit {memory_limit} or --threads {threads}: {_first_line(error)}") from error
 
     def close(self) -> None:
         """Lets go of all tables and files."""

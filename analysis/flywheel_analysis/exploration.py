@@ -35,38 +35,43 @@ def explore(
     column = users.DIMENSION.format(index)
     totals = {Arm.CONTROL: counts.control, Arm.TREATMENT: counts.treatment}
     if column in per_user.columns:
-        table = per_user.rename({_VALUE: column})
-        parted = True
-    elif name in events.columns:
-        values = events.mutate(**{_VALUE: events[name].cast("string")})
-        sums = users.summed(values, period, (users.KEY, users.ARM, _VALUE))
-        flat = sums.select(users.ARM, _VALUE, **users.derived(sums))
-        table = source.materialise(f"fw_by_{index}", flat)
-        parted = False
-    else:
-        notes.append(f"dimension {name}: neither exposures nor events have this column")
-        return []
+        found = _values(source, per_user.rename({_VALUE: column}), name, notes)
+        if found:
+            return [_breakdown(name, value, arms) for value, arms in found]
+    if name in events.columns:
+        sums = users.summed(
+            events.mutate(**{_VALUE: events[name].cast("string")}), period, (users.KEY, users.ARM, _VALUE)
+        )
+        table = source.materialise(f"fw_by_{index}", sums.select(users.ARM, _VALUE, **users.derived(sums)))
+        found = _values(source, table, name, notes)
+        if found:
+            return [
+                _breakdown(name, value, {arm: sufficient.with_zeros(arms[arm], totals[arm]) for arm in Arm})
+                for value, arms in found
+            ]
+    notes.append(f"dimension {name}: no row of exposures or events has a value there")
+    return []
+
+
+def _values(source: Source, table: ir.Table, name: str, notes: list[str]) -> list[tuple[str, dict[Arm, Sufficient]]]:
+    """Both arms for each value of the column _VALUE, the biggest first; nothing where no row has one."""
     table = table.mutate(**{_VALUE: table[_VALUE].coalesce(NO_VALUE)})
     sizes = table.group_by(_VALUE).aggregate(n=table.count())
     biggest = source.engine.rows(sizes.order_by(sizes["n"].desc(), sizes[_VALUE]).limit(MOST_VALUES + 1))
+    shown = [row[_VALUE] for row in biggest[:MOST_VALUES]]
+    if not set(shown) - {NO_VALUE}:
+        return []
     if len(biggest) > MOST_VALUES:
         notes.append(f"dimension {name}: only the {MOST_VALUES} values with the most users are shown")
-    shown = [row[_VALUE] for row in biggest[:MOST_VALUES]]
-    found = sufficient.read(
-        source.engine, table.filter(table[_VALUE].isin(shown)), (users.ARM, _VALUE), PLAIN,
-        (users.FALLBACK_EVENTS, users.EVENTS),
-    )  # fmt: skip
-    breakdowns = []
-    for value in shown:
-        arms = {arm: found.get((arm.value, value), Sufficient()) for arm in Arm}
-        if not parted:
-            arms = {arm: sufficient.with_zeros(arms[arm], totals[arm]) for arm in Arm}
-        breakdowns.append(
-            Breakdown(
-                dimension=name,
-                value=value,
-                users=Users(control=arms[Arm.CONTROL].n, treatment=arms[Arm.TREATMENT].n),
-                metrics=[lifts.measure(metric, arms[Arm.CONTROL], arms[Arm.TREATMENT]) for metric in PLAIN],
-            )
-        )
-    return breakdowns
+    found = sufficient.read(source.engine, table.filter(table[_VALUE].isin(shown)), (users.ARM, _VALUE), PLAIN)
+    return [(value, {arm: found.get((arm.value, value), Sufficient()) for arm in Arm}) for value in shown]
+
+
+def _breakdown(name: str, value: str, arms: dict[Arm, Sufficient]) -> Breakdown:
+    control, treatment = arms[Arm.CONTROL], arms[Arm.TREATMENT]
+    return Breakdown(
+        dimension=name,
+        value=value,
+        users=Users(control=control.n, treatment=treatment.n),
+        metrics=[lifts.measure(metric, control, treatment) for metric in PLAIN],
+    )

@@ -132,9 +132,10 @@ def _statistics(metric: Metric, arm: Sufficient, estimate: _Arm) -> ArmStatistic
 
 def _problem(control: Sufficient, treatment: Sufficient, first: _Arm, second: _Arm) -> str:
     """Why there is no lift; empty where there is one."""
-    for name, arm, estimate in (("control", control, first), ("treatment", treatment, second)):
+    for name, arm in (("control", control), ("treatment", treatment)):
         if arm.n < 2:
             return f"the {name} arm has {arm.n} users: two are the least"
+    for name, estimate in (("control", first), ("treatment", second)):
         if estimate.mean is None:
             return f"the {name} arm has nothing to divide by"
         if estimate.mean <= 0:

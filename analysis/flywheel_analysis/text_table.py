@@ -6,9 +6,10 @@ from flywheel_contract.experiment import AnalysisReport, BaselineReport, MetricR
 def report(measured: AnalysisReport) -> str:
     """One line per metric, below what was counted; exploration and notes at the end."""
     window, counts, ratio = measured.window, measured.users, measured.sample_ratio
+    days = f"{window.days} days of {window.day_length_seconds} s"
     shown = "not known" if ratio.p_value is None else f"p = {ratio.p_value:.3g}"
     lines = [
-        f"{measured.test or 'test'}: {window.start} to {window.end}, {window.days} days of {window.day_length_seconds} s",
+        f"{measured.test or 'test'}: {window.start} to {window.end}, {days}",
         f"users: {counts.control} control, {counts.treatment} treatment; {counts.in_both_arms} seen in both arms are "
         f"left out; {counts.without_covariates} without covariates",
         f"sample ratio: {_number(ratio.observed_treatment_share)} treatment, {ratio.expected_treatment_share:.4g} "

@@ -46,18 +46,24 @@ class Exposed:
 
 
 def exposed(
-    exposures: ir.Table, period: Period, test: str = "", dimensions: Sequence[tuple[int, str]] = ()
+    exposures: ir.Table,
+    period: Period,
+    test: str = "",
+    dimensions: Sequence[tuple[int, str]] = (),
+    *,
+    named: bool = False,
 ) -> ir.Table:
     """The first exposure of each user inside the window, one row a user; those of both arms are marked.
 
-    Rows without a user, of an unknown arm, of users who are not enrolled, or of another test do not count.
+    Rows without a user, of an unknown arm, of users who are not enrolled, or of another test do not count; where
+    `named` is set, neither do those that name no test.
     """
     rows = _inside(exposures, period)
     rows = rows.filter(rows[USER].notnull(), rows[ARM].isin([arm.value for arm in Arm]))
     if "enrolled" in rows.columns:
         rows = rows.filter(rows["enrolled"].coalesce(True))
     if test and "test" in rows.columns:
-        rows = rows.filter(rows["test"] == test)
+        rows = rows.filter((rows["test"] == test) if named else _of_test(rows, test))
     rows = rows.mutate(fw_fallback=_fallback(rows).cast("int64"))
     found = rows.group_by(USER).aggregate(
         **{
@@ -74,6 +80,13 @@ def exposed(
     return found.mutate(**{BOTH: found[ARM] != found["fw_other"]}).drop("fw_other")
 
 
+def values(exposures: ir.Table, period: Period, column: str) -> ir.Table:
+    """What stands in `column` of the exposures inside the window, as `value`: for a message when nobody counts."""
+    rows = _inside(exposures, period)
+    found = rows.filter(rows[column].notnull()).select(value=rows[column]).distinct()
+    return found.order_by("value").limit(5)
+
+
 def with_key(table: ir.Table) -> ir.Table:
     """Numbers the users, which makes joins and groups by user cheaper; only for a table that is then kept."""
     return table.mutate(**{KEY: ibis.row_number()})
@@ -83,7 +96,7 @@ def counted_events(events: ir.Table, users: Exposed, period: Period, test: str =
     """The events of exposed users from their first exposure to the end of the window, with KEY, ARM and `day`."""
     rows = events.filter(events[TIME] < _moment(period.end, events[TIME]))
     if test and "test" in rows.columns:
-        rows = rows.filter(rows["test"].isnull() | (rows["test"] == test))
+        rows = rows.filter(_of_test(rows, test))
     known = users.counted()
     known = known.select(fw_user=known[USER], fw_arm=known[ARM], fw_from=known[BEGAN], fw_id=known[KEY])
     rows = rows.drop([c for c in rows.columns if c in {KEY, ARM, "day"}])
@@ -223,6 +236,10 @@ def once(events: ir.Table, repeated: ir.Table | None = None) -> ir.Table:
 def _order(events: ir.Table) -> list[ir.Value]:
     # Beyond the time only so that the same rows give the same answer, in whatever order they are read.
     return [events[c] for c in (TIME, USER, "type", "value") if c in events.columns]
+
+
+def _of_test(rows: ir.Table, test: str) -> ir.BooleanValue:
+    return rows["test"].isnull() | (rows["test"] == test)
 
 
 def _fallback(rows: ir.Table) -> ir.BooleanValue:

@@ -50,7 +50,7 @@ class Warehouse:
                 f"{self.shown} cannot be used: {_first_line(error)}: install ibis-framework[{backend}] or mend the URL"
             )
             raise SpecError(text) from error
-        except Exception as error:  # noqa: BLE001 -- every driver has errors of its own
+        except Exception as error:
             raise SourceUnavailableError(f"{self.shown} does not answer: {_first_line(error)}") from error
 
     def table(self, name: TableName, url: str) -> ir.Table:
@@ -92,7 +92,7 @@ class Warehouse:
             raise
         except IbisError as error:
             raise DataError(f"{what} in {self.shown}: {_first_line(error) or type(error).__name__}") from error
-        except Exception as error:  # noqa: BLE001 -- every driver has errors of its own
+        except Exception as error:
             text = f"{what} in {self.shown}: {_first_line(error)}"
             # PEP 249 gives these names to what is wrong with a query or its data.
             names = {kind.__name__ for kind in type(error).__mro__}

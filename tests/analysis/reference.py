@@ -25,7 +25,7 @@ RATIOS = {
 }  # fmt: skip
 
 
-def per_user(
+def per_user(  # noqa: C901 -- the rules in one piece, to be read beside docs/analysis.md
     exposures: list[Row], events: list[Row], covariates: list[Row], end: dt.datetime, length: dt.timedelta = DAY
 ) -> dict[str, dict[str, np.ndarray]]:
     """Arm -> column -> one number per exposed user."""

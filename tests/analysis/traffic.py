@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-
 from flywheel_analysis.__main__ import main
 
 Row = dict[str, Any]
@@ -73,7 +72,7 @@ def write_lines(rows: Sequence[Row], file: Path) -> Path:
     return file
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     return value.isoformat() if isinstance(value, dt.datetime) else value
 
 
