@@ -30,9 +30,9 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
-def configure(level: str = "INFO", stream: TextIO = sys.stderr) -> None:
-    """Sends everything at `level` and above to `stream`; libraries only from WARNING on."""
-    handler = logging.StreamHandler(stream)
+def configure(level: str = "INFO", stream: TextIO | None = None) -> None:
+    """Sends everything at `level` and above to `stream` (standard error); libraries only from WARNING on."""
+    handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]

@@ -63,8 +63,9 @@ class Process:
         )
 
     async def run(self, host: str, port: int, metrics_port: int) -> None:
-        """Serves until SIGTERM or SIGINT."""
+        """Serves until SIGTERM or SIGINT. Raises ConfigError where it cannot listen."""
         config = self._config
+        sockets = [listen(host, port), listen(host, metrics_port)]
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -79,13 +80,13 @@ class Process:
             await services.moderator.warm_up()
         users = GatewayServer(server_settings(user_app(services), host, port, config.limits.drain_seconds))
         metrics = GatewayServer(server_settings(metrics_app(services), host, metrics_port, 1))
-        serving = [asyncio.create_task(server.serve()) for server in (users, metrics)]
+        serving = [
+            asyncio.create_task(server.serve([listener]))
+            for server, listener in zip((users, metrics), sockets, strict=True)
+        ]
         stopping = asyncio.create_task(stop.wait())
         try:
             await asyncio.wait([stopping, *serving], return_when=asyncio.FIRST_COMPLETED)
-            if not stopping.done():
-                # uvicorn could not listen; it raises SystemExit, which ends the task.
-                raise ConfigError(f"cannot listen on {host}:{port} and {host}:{metrics_port}: is one of them taken?")
             _log.info("draining")
             services.draining = True
             await asyncio.sleep(config.limits.drain_delay_seconds)
@@ -106,6 +107,15 @@ class Process:
         if self._shipper is not None:
             await loop.run_in_executor(None, self._shipper.close)
         _log.info("the log is written; rows lost: %d", sum(self.writer.lost.values()))
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises ConfigError where the port is taken or the address not ours."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=family == socket.AF_INET6)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}") from error
 
 
 def writer_name() -> str:
