@@ -34,7 +34,8 @@ def main(given: Sequence[str] | None = None) -> int:
         _log.error("%s", message, exc_info=None if isinstance(error, AnalysisError) else error)
         _tell(AnalysisResult(reason=reason, message=_shortened(message)), log)
         return code
-    _tell(result, log)
+    if result is not None:
+        _tell(result, log)
     return ExitCode.DONE
 
 

@@ -21,8 +21,8 @@ from flywheel_contract.experiment import (
 )
 
 
-def run(parsed: argparse.Namespace) -> tuple[AnalysisResult, str]:
-    """Does what the command line says.
+def run(parsed: argparse.Namespace) -> tuple[AnalysisResult | None, str]:
+    """Does what the command line says; what measures nothing has no result.
 
     Raises:
         AnalysisError: one of its kinds.
@@ -84,15 +84,14 @@ def _baseline(parsed: argparse.Namespace, engine: Engine, store: Store) -> tuple
     return result, written if parsed.format == "json" else text_table.baseline(measured)
 
 
-def _covariates(parsed: argparse.Namespace, engine: Engine, store: Store) -> tuple[AnalysisResult, str]:
+def _covariates(parsed: argparse.Namespace, engine: Engine, store: Store) -> tuple[None, str]:
     before = parse_time(parsed.before)
     if parsed.days is not None and parsed.days < 1:
         raise SpecError(f"--days {parsed.days}: at least 1")
     length = _day_seconds(parsed) or AnalysisSpec().day_length_seconds
     source = sources.open_source(sources.Places(log=parsed.log), engine, store)
     users = covariates.write(source, Period.before(before, length), parsed.days, parsed.output, store)
-    text = f"covariates of {users} users before {parsed.before} in {parsed.output}"
-    return AnalysisResult(reason=AnalysisReason.NO_DATA if not users else AnalysisReason.SUCCEEDED, message=text), text
+    return None, f"covariates of {users} users before {parsed.before} in {parsed.output}"
 
 
 _COMMANDS = {arguments.RUN: _measure, arguments.BASELINE: _baseline, arguments.COVARIATES: _covariates}

@@ -53,7 +53,7 @@ def per_user(  # noqa: C901 -- the rules in one piece, to be read beside docs/an
         if row["type"] == "message":
             user["messages"] += 1
             user["seen"].add((row["ts"] - T0) // length)
-            if row["value"] is not None:
+            if row.get("value") is not None:
                 user["latency"] += row["value"]
                 user["latencies"] += 1
         elif row["type"] in names:

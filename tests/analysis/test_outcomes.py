@@ -77,6 +77,7 @@ def test_a_whole_run_with_a_spec(tmp_path: Path) -> None:
         ("country", "(none)"),
         ("character", "luna"),
         ("character", "sol"),
+        ("character", "(none)"),
     }
     assert parts["country", "NL"]["users"]["control"] == 2
     # All users stay in a part of the events.
