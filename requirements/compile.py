@@ -12,7 +12,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent
-MEMBERS = ("flywheel-contract", "flywheel-operator", "flywheel-trainer")
+MEMBERS = ("flywheel-analysis", "flywheel-contract", "flywheel-gateway", "flywheel-operator", "flywheel-trainer")
 CPU_TORCH = "torch==2.13.0+cpu"
 
 
@@ -34,6 +34,8 @@ def main() -> None:
     compile_file("dev-cuda.txt", "pyproject.toml", "--group", "dev")
     # The others are constrained by the first, so that every environment runs the same versions.
     same = ("--constraint", "requirements/dev-cuda.txt")
+    compile_file("analysis.txt", "analysis/pyproject.toml", "--extra", "postgres", *same)
+    compile_file("gateway.txt", "gateway/pyproject.toml", *same)
     compile_file("operator.txt", "operator/pyproject.toml", *same)
     compile_file("trainer-cuda.txt", "trainer-image/pyproject.toml", *same)
     with tempfile.TemporaryDirectory() as folder:

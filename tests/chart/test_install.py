@@ -18,6 +18,8 @@ pytestmark = pytest.mark.apiserver
 
 PLURALS = ("generations", "rewardmodels")
 IN_EVERY_NAMESPACE = {
+    f"abtests.{GROUP}": "get list watch patch create",
+    f"abtests.{GROUP}/status": "patch",
     f"generations.{GROUP}": "get list watch patch",
     f"rewardmodels.{GROUP}": "get list watch patch",
     f"generations.{GROUP}/status": "patch",
@@ -27,11 +29,13 @@ IN_EVERY_NAMESPACE = {
     "pods": "list watch",
     "configmaps": "get list watch create delete",
     "deployments.apps": "get list watch create patch delete",
-    "services": "get list watch create update",
+    "services": "get list watch create update patch",
+    "poddisruptionbudgets.policy": "get create patch",
+    "secrets": "create",
     "events.events.k8s.io": "create patch",
 }
 NOWHERE = {
-    "secrets": "get list watch create",
+    "secrets": "get list watch update patch delete",
     "pods": "create delete",
     "pods/exec": "create",
     f"generations.{GROUP}": "create delete update",

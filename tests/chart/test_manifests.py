@@ -73,12 +73,13 @@ def test_the_overlay_is_the_chart_for_one_namespace(helm: Path, kustomize: Calla
     assert overlay == chart
 
 
-def test_argo_cds_own_configuration_gets_both_health_checks(kustomize: Callable[[str], list[Object]]) -> None:
+def test_argo_cds_own_configuration_gets_all_health_checks(kustomize: Callable[[str], list[Object]]) -> None:
     (config,) = kustomize("argocd/health")
     assert (config["metadata"]["name"], config["metadata"]["namespace"]) == ("argocd-cm", "argocd")
     prefix = "resource.customizations.health.characterflywheel.dev_"
     folder = MANIFESTS / "argocd" / "health"
     assert config["data"] == {
+        f"{prefix}ABTest": (folder / "abtest.lua").read_text(),
         f"{prefix}Generation": (folder / "generation.lua").read_text(),
         f"{prefix}RewardModel": (folder / "rewardmodel.lua").read_text(),
     }

@@ -59,8 +59,8 @@ def test_the_table_of_kinds() -> None:
     assert (CONFIG_MAP.group, CONFIG_MAP.version) == ("", "v1")
     assert (GENERATION.group, GENERATION.version) == ("characterflywheel.dev", "v1alpha1")
     assert selector({"b": "2", "a": "1"}) == "a=1,b=2"
-    with pytest.raises(LookupError, match="v1 Secret is not among the kinds"):
-        kind_of("v1", "Secret")
+    with pytest.raises(LookupError, match="v1 Node is not among the kinds"):
+        kind_of("v1", "Node")
 
 
 async def test_no_way_to_the_cluster(tmp_path) -> None:  # noqa: ANN001

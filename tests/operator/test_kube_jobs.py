@@ -144,7 +144,7 @@ def deployment(*conditions: dict, ready: int = 0, replicas: int = 1, updated: in
         "metadata": {
             "name": "g1-server",
             "generation": 2,
-            "labels": {"characterflywheel.dev/owner": "g1"},
+            "labels": {"characterflywheel.dev/owner": "g1", "app.kubernetes.io/component": "server"},
             "annotations": {"characterflywheel.dev/model-digest": "sha256:1"},
         },
         "spec": {"replicas": replicas},

@@ -199,7 +199,7 @@ async def test_the_namespace_is_asked_for_only_when_the_object_goes(
 
 async def test_no_permission_is_not_absence(namespace: str, raw: Raw, kubectl: Any, tmp_path: Any) -> None:
     kubectl("create", "serviceaccount", "half")
-    kubectl("create", "role", "half", "--verb=get,list", "--resource=generations,jobs,pods,services,configmaps")
+    kubectl("create", "role", "half", "--verb=get,list", "--resource=abtests,generations,jobs,pods,services,configmaps")
     kubectl("create", "rolebinding", "half", "--role=half", f"--serviceaccount={namespace}:half")
     token = kubectl("create", "token", "half").strip()
     async with connect(kubectl.kubeconfig_with(token, tmp_path)) as client:
@@ -437,4 +437,4 @@ async def test_generations_are_listed_once_per_look(api: Api, raw: Raw, look: An
 
     monkeypatch.setattr(api, "list", counted)
     await look(raw)
-    assert sorted(asked) == ["Deployment", GENERATION.kind, "Job", "Pod"]
+    assert sorted(asked) == ["ABTest", "Deployment", GENERATION.kind, "Job", "Pod"]

@@ -16,7 +16,8 @@ from flywheel_operator.kube.observe import Observer
 from flywheel_operator.kube.resources import EVENT, GENERATION, JOB, POD, REWARD_MODEL, SERVICE, Key, Raw
 from flywheel_operator.manifests.server import public_service
 from flywheel_operator.metrics.registry import Metrics
-from flywheel_operator.model.observed import ObservedGeneration, ObservedRewardModel, Settings
+from flywheel_operator.model.abtest_status import ABTestStatus
+from flywheel_operator.model.observed import ObservedABTest, ObservedGeneration, ObservedRewardModel, Settings
 from flywheel_operator.model.phases import Phase
 from flywheel_operator.model.production import ProductionRecord
 from flywheel_operator.model.status import GenerationStatus, RewardModelStatus
@@ -52,7 +53,7 @@ class Bench:
             api,
             Observer(api, Settings(trainer_image="t"), None),  # type: ignore[arg-type] -- nothing runs here
             Recorder(api, "me", self.clock),
-            Planners(self.plan_generation, self.plan_reward_model),
+            Planners(self.plan_generation, self.plan_reward_model, self.plan_ab_test),
             self.queue,
             Router(),
             self.metrics,
@@ -63,6 +64,9 @@ class Bench:
 
     def plan_generation(self, observed: ObservedGeneration) -> Plan[GenerationStatus]:
         return self.plan(observed)
+
+    def plan_ab_test(self, observed: ObservedABTest) -> Plan[ABTestStatus]:
+        return Plan(status=observed.test.status.model_copy(update={"stage": "seen"}))
 
     def plan_reward_model(self, observed: ObservedRewardModel) -> Plan[RewardModelStatus]:
         return Plan(status=observed.reward_model.status)

@@ -33,20 +33,27 @@ from tests.operator.kube_objects import Raw, generation_raw, reward_model_raw
 pytestmark = pytest.mark.apiserver
 
 RULES = [
-    (["characterflywheel.dev"], ["generations", "rewardmodels"], ["get", "list", "watch", "patch"]),
-    (["characterflywheel.dev"], ["generations/status", "rewardmodels/status"], ["patch"]),
-    (["characterflywheel.dev"], ["generations/finalizers", "rewardmodels/finalizers"], ["update"]),
+    (["characterflywheel.dev"], ["abtests", "generations", "rewardmodels"], ["get", "list", "watch", "patch"]),
+    (["characterflywheel.dev"], ["abtests/status", "generations/status", "rewardmodels/status"], ["patch"]),
+    (
+        ["characterflywheel.dev"],
+        ["abtests/finalizers", "generations/finalizers", "rewardmodels/finalizers"],
+        ["update"],
+    ),
     (["batch"], ["jobs"], ["get", "list", "watch", "create", "delete"]),
     ([""], ["pods"], ["list", "watch"]),
     ([""], ["configmaps"], ["get", "list", "watch", "create", "delete"]),
     (["apps"], ["deployments"], ["get", "list", "watch", "create", "patch", "delete"]),
-    ([""], ["services"], ["get", "list", "watch", "create", "update"]),
+    ([""], ["services"], ["get", "list", "watch", "create", "update", "patch"]),
+    ([""], ["secrets"], ["create"]),
+    (["policy"], ["poddisruptionbudgets"], ["get", "create", "patch"]),
+    (["characterflywheel.dev"], ["abtests"], ["create"]),
     (["events.k8s.io"], ["events"], ["create", "patch"]),
     (["kueue.x-k8s.io"], ["workloads"], ["list"]),
     ([""], ["namespaces"], ["get"]),
     (["coordination.k8s.io"], ["leases"], ["get", "create", "update"]),
 ]
-"""A Role and nothing else: no list of namespaces, no CRDs, no Secrets."""
+"""A Role and nothing else: no list of namespaces, no CRDs, no reading of Secrets."""
 
 
 class Process:
@@ -57,7 +64,8 @@ class Process:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.log = log
-        arguments = ["--trainer-image=none.invalid/trainer", f"--namespace={namespace}", f"--port={self.port}"]
+        images = [f"--{what}-image=none.invalid/{what}" for what in ("trainer", "gateway", "router", "analysis")]
+        arguments = [*images, f"--namespace={namespace}", f"--port={self.port}"]
         with log.open("w") as stderr:
             self.popen = subprocess.Popen(
                 [sys.executable, "-m", "flywheel_operator", *arguments],

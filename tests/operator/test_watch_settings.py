@@ -10,7 +10,8 @@ import pytest
 
 from flywheel_operator import logs, settings
 
-KUBECONFIG = {"KUBECONFIG": "/k"}
+IMAGES = {f"FLYWHEEL_{what}_IMAGE": f"{what.lower()}:1" for what in ("TRAINER", "GATEWAY", "ROUTER", "ANALYSIS")}
+KUBECONFIG = {"KUBECONFIG": "/k"} | IMAGES
 
 
 def test_arguments_and_defaults(tmp_path: Path) -> None:
@@ -21,6 +22,8 @@ def test_arguments_and_defaults(tmp_path: Path) -> None:
     assert given.kubeconfig == "/k"
     planner = given.for_planner()
     assert (planner.trainer_image, planner.image_pull_secrets) == ("t:1", ())
+    assert (planner.gateway_image, planner.router_image) == ("gateway:1", "router:1")
+    assert planner.analysis_image == "analysis:1"
 
 
 def test_the_environment_says_the_same_and_arguments_win(tmp_path: Path) -> None:
@@ -45,7 +48,7 @@ def test_in_a_pod_the_lease_lives_beside_it_and_its_name_is_its_identity(tmp_pat
     file = tmp_path / "namespace"
     file.write_text("flywheel-system\n")
     arguments = ["--trainer-image=t:1"]
-    first, second = (settings.parse(arguments, {}, file) for _ in range(2))
+    first, second = (settings.parse(arguments, IMAGES, file) for _ in range(2))
     assert (first.namespaces, first.lease_namespace, first.kubeconfig) == ((), "flywheel-system", None)
     assert first.identity == second.identity
     outside = [settings.parse(arguments, KUBECONFIG, file).identity for _ in range(2)]
@@ -56,7 +59,8 @@ def test_in_a_pod_the_lease_lives_beside_it_and_its_name_is_its_identity(tmp_pat
     ("arguments", "environment", "sentence"),
     [
         ([], {}, "set KUBECONFIG"),
-        ([], KUBECONFIG, "say which image trains"),
+        ([], {"KUBECONFIG": "/k"}, "say which image it is: --trainer-image or FLYWHEEL_TRAINER_IMAGE"),
+        ([], KUBECONFIG | {"FLYWHEEL_ROUTER_IMAGE": ""}, "--router-image or FLYWHEEL_ROUTER_IMAGE"),
         (["--trainer-image=t"], KUBECONFIG, "say where the lease lives"),
         (["--trainer-image=t", "--namespace=A_B"], KUBECONFIG, "'A_B' is no namespace's name"),
         (["--trainer-image=t", "--workers=0"], KUBECONFIG, "0 is not positive"),

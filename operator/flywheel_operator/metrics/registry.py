@@ -46,7 +46,7 @@ class Metrics:
             "flywheel_abtest_exposed_users", "Exposed users at the last look.", ("namespace", "name", "arm")
         )
         self._lifts: dict[str, Gauge] = {
-            part: self._one(f"flywheel_abtest_{part}", help_, ("namespace", "name", "metric"))
+            part: self._one(f"flywheel_abtest_{part}", help_, ("namespace", "name", "metric", "role"))
             for part, help_ in (
                 ("lift", "Lift of a metric at the last look."),
                 ("low", "The low end of its 95 % interval."),
@@ -107,15 +107,15 @@ class Metrics:
             self._count_retries(kind, key[1], observed.status.stages, status.stages)
 
     def _show_test(self, put: _Put, name: tuple[str, str], status: ABTestStatus) -> None:
-        users = status.result.users if status.result is not None else None
+        users = status.users
         if users is not None:
             put(self._users, users.control, *name, "control")
             put(self._users, users.treatment, *name, "treatment")
-        for metric in status.result.metrics if status.result is not None else ():
+        for metric in status.metrics:
             for part in ("lift", "low", "high"):
                 number = getattr(metric, part)
                 if number is not None:
-                    put(self._lifts[part], number, *name, metric.name)
+                    put(self._lifts[part], number, *name, metric.name, metric.role)
 
     def _show_stages(self, put: _Put, key: tuple[str, str, str], status: GenerationStatus | RewardModelStatus) -> None:
         kind = key[0]

@@ -144,6 +144,12 @@ class ABTestTemplate(Record):
 
 _TEMPLATE_RULES: Final = (
     cel(
+        "[self.allocation.control, self.allocation.treatment]"
+        ".all(p, p * 100.0 - double(int(p * 100.0 + 0.001)) < 0.001)",
+        "shares have at most two decimals: the router splits by hundredths of a percent",
+        ".allocation",
+    ),
+    cel(
         "duration(self.dayLength) > duration('0s') && duration(self.duration) >= duration(self.dayLength)",
         "duration must be at least dayLength, and both more than zero",
         ".duration",
@@ -198,7 +204,16 @@ class ABTestSpec(ABTestTemplate):
     model_config = ConfigDict(
         json_schema_extra=validations(
             *_TEMPLATE_RULES,
-            cel("self.control != self.treatment", "control and treatment are the same", ".treatment"),
+            cel(
+                "!(has(self.control.generation) && has(self.treatment.generation) && "
+                "self.control.generation == self.treatment.generation) && "
+                "!(has(self.control.model) && has(self.treatment.model) && self.control.model == self.treatment.model)"
+                " && !(has(self.control.service) && has(self.treatment.service) && "
+                "self.control.service.name == self.treatment.service.name && "
+                "self.control.service.port == self.treatment.service.port)",
+                "control and treatment are the same",
+                ".treatment",
+            ),
         )
     )
     lineage: Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=50)] = Field(

@@ -4,7 +4,6 @@ from typing import Literal
 
 from pydantic import Field
 
-from flywheel_contract.experiment import AnalysisResult
 from flywheel_operator.model.abtest import ABTestSpec
 from flywheel_operator.model.common import list_map
 from flywheel_operator.model.experiment import AbReason, AbVerdict
@@ -25,13 +24,27 @@ class MetricOutcome(StatusRecord):
 
     name: str = Field(description="The metric.")
     role: Literal["Primary", "Guardrail"] = Field(description="What it is to the verdict.")
-    outcome: str = Field(description="Passed, Failed or Unproven; Above, Below, Inconclusive or Unproven.")
+    outcome: str = Field(
+        "", description="At the end: Passed, Failed or Unproven; Above, Below, Inconclusive or Unproven."
+    )
     control: float | None = Field(None, description="The control's mean.")
     treatment: float | None = Field(None, description="The treatment's mean.")
     lift: float | None = Field(None, description="treatment / control - 1.")
     low: float | None = Field(None, description="Low end of the lift's 95 % interval.")
     high: float | None = Field(None, description="High end.")
     message: str = Field("", description="A sentence with the numbers.")
+
+
+class ExposedUsers(StatusRecord):
+    """Whom an analysis counted."""
+
+    control: int = Field(0, description="Exposed users of the control arm.")
+    treatment: int = Field(0, description="Exposed users of the treatment arm.")
+    in_both_arms: int = Field(0, description="Seen in both arms inside the window: excluded.")
+    fallback: int = Field(0, description="Treatment users whom production served at least once; they stay.")
+    sample_ratio_p_value: float | None = Field(
+        None, description="Probability of arms as unequal as these, were users split as they should be."
+    )
 
 
 class PowerStatus(StatusRecord):
@@ -91,4 +104,4 @@ class ABTestStatus(BaseStatus):
     runs: list[AnalysisRun] = Field(
         default_factory=list, description="The runs of the analysis.", json_schema_extra=list_map("name")
     )
-    result: AnalysisResult | None = Field(None, description="The numbers of the last analysis.")
+    users: ExposedUsers | None = Field(None, description="Whom the last analysis counted.")

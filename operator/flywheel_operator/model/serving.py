@@ -35,10 +35,30 @@ class CharacterSpec(Record):
 class IdentitySpec(Record):
     """Who says who a user is."""
 
-    user_header: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]*$", max_length=64)] = Field(
-        "X-User-Id", description="Header with the user's id; believed only from trustedProxies."
+    user_header: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9]*(-[A-Za-z0-9]+)*$", max_length=64)] = Field(
+        "X-User-Id",
+        description="Header with the user's id; believed only from trustedProxies.",
+        json_schema_extra=validations(
+            cel(
+                "!self.lowerAscii().startsWith('x-flywheel-') && !(self.lowerAscii() in ['host', 'cookie', "
+                "'connection', "
+                "'content-length', 'content-type', 'transfer-encoding', 'te', 'upgrade', 'expect', 'authorization', "
+                "'keep-alive', 'accept', 'proxy-connection', 'trailer'])",
+                "this header has another meaning: take one of your own",
+            )
+        ),
     )
-    trusted_proxies: list[Annotated[str, Field(pattern=r"^[0-9a-fA-F.:]+(/[0-9]{1,3})?$", max_length=64)]] = Field(
+    trusted_proxies: list[
+        Annotated[
+            str,
+            Field(
+                max_length=64,
+                json_schema_extra=validations(
+                    cel("isCIDR(self) || isIP(self)", "write an address or a CIDR such as 10.0.0.0/8")
+                ),
+            ),
+        ]
+    ] = Field(
         default_factory=list,
         max_length=16,
         description="Addresses or CIDRs of the proxies that set the header. For everyone else a signed cookie counts.",

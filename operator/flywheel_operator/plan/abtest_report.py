@@ -4,7 +4,7 @@ from typing import Literal
 
 from flywheel_contract.experiment import AnalysisResult, MetricReading
 from flywheel_operator.decide.abtest import Decision
-from flywheel_operator.model.abtest_status import ABTestStatus, MetricOutcome
+from flywheel_operator.model.abtest_status import ABTestStatus, ExposedUsers, MetricOutcome
 from flywheel_operator.model.observed import ObservedABTest
 from flywheel_operator.plan import abtest_runs as runs
 from flywheel_operator.plan import reasons
@@ -37,13 +37,29 @@ def show_day(draft: Draft[ABTestStatus], observed: ObservedABTest) -> None:
 
 
 def show_result(draft: Draft[ABTestStatus], result: AnalysisResult) -> None:
-    """The numbers of an analysis, and the columns Exposed and Lift."""
-    users = result.users
-    draft.set(result=result)
+    """Whom an analysis counted, its numbers, and the columns Exposed and Lift."""
+    users, ratio = result.users, result.sample_ratio
     if users is not None:
-        draft.set(exposed=f"{users.control}/{users.treatment}")
+        counted = ExposedUsers(
+            control=users.control,
+            treatment=users.treatment,
+            in_both_arms=users.in_both_arms,
+            fallback=users.fallback,
+            sample_ratio_p_value=ratio.p_value if ratio is not None else None,
+        )
+        draft.set(users=counted, exposed=f"{users.control}/{users.treatment}")
     spec = draft.status.resolved
-    first = next((m for m in result.metrics if spec is not None and m.name == spec.primaries[0]), None)
+    if spec is None:
+        return
+    readings = {m.name: m for m in result.metrics}
+    guardrails = [g.metric for g in spec.guardrails]
+    draft.set(
+        metrics=[
+            *(_outcome(name, "Primary", "", "", readings.get(name)) for name in spec.primaries),
+            *(_outcome(name, "Guardrail", "", "", readings.get(name)) for name in guardrails),
+        ]
+    )
+    first = readings.get(spec.primaries[0])
     if first is not None and first.lift is not None and first.low is not None and first.high is not None:
         draft.set(lift=f"{first.lift:+.1%} [{first.low:+.1%}, {first.high:+.1%}]")
 
@@ -51,13 +67,18 @@ def show_result(draft: Draft[ABTestStatus], result: AnalysisResult) -> None:
 def show_findings(draft: Draft[ABTestStatus], decision: Decision, result: AnalysisResult | None) -> None:
     """How each primary and guardrail came out."""
     readings = {m.name: m for m in result.metrics} if result is not None else {}
-    primaries = [
-        _outcome(f.metric, "Primary", f.outcome.value, f.message, readings.get(f.metric)) for f in decision.primaries
-    ]
-    guardrails = [
-        _outcome(f.metric, "Guardrail", f.outcome.value, f.message, readings.get(f.metric)) for f in decision.guardrails
-    ]
-    draft.set(metrics=[*primaries, *guardrails])
+    draft.set(
+        metrics=[
+            *(
+                _outcome(f.metric, "Primary", f.outcome.value, f.message, readings.get(f.metric))
+                for f in decision.primaries
+            ),
+            *(
+                _outcome(f.metric, "Guardrail", f.outcome.value, f.message, readings.get(f.metric))
+                for f in decision.guardrails
+            ),
+        ]
+    )
 
 
 def _outcome(
