@@ -6,11 +6,10 @@ politely. It is the floor of what a production line needs; another one takes its
 
 import asyncio
 import logging
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
-
-import numpy as np
 
 from flywheel_gateway.errors import UnsafeTextError
 from flywheel_gateway.sentences import sentences
@@ -59,15 +58,16 @@ class Moderator:
         if not parts:
             return False
         try:
-            scores = np.asarray(await asyncio.get_running_loop().run_in_executor(self._pool, self._classifier, parts))
+            answer = await asyncio.get_running_loop().run_in_executor(self._pool, self._classifier, parts)
+            scores = [float(score) for score in answer]
         except Exception as error:
             self.failures += 1
             _log.error("the classifier failed (%s)", type(error).__qualname__)
             raise UnsafeTextError("the classifier failed") from error
-        if scores.shape != (len(parts),) or not np.isfinite(scores).all():
+        if len(scores) != len(parts) or not all(map(math.isfinite, scores)):
             self.failures += 1
             raise UnsafeTextError("the classifier did not answer one number per text")
-        return bool((scores >= self.threshold).any())
+        return max(scores) >= self.threshold
 
     def close(self) -> None:
         """Ends the thread."""

@@ -13,14 +13,14 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
+
+from flywheel_contract.gateway_config import GatewayConfig
+from flywheel_contract.online import HEADER_ARM, HEADER_ROUTER_TOKEN, HEADER_TEST, HEADER_USER
 from flywheel_gateway.app import metrics_app, user_app
 from flywheel_gateway.keys import Keys
 from flywheel_gateway.log_writer import LogWriter
 from flywheel_gateway.server import GatewayServer, server_settings
 from flywheel_gateway.services import Services, assemble
-
-from flywheel_contract.gateway_config import GatewayConfig
-from flywheel_contract.online import HEADER_ARM, HEADER_ROUTER_TOKEN, HEADER_TEST, HEADER_USER
 
 KEY = b"a key of the lineage, for tests"
 KEYS = Keys(KEY)

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from flywheel_contract.online import ErasureReceipt, LogTable
 from flywheel_gateway.erasure import erase, expire
 from flywheel_gateway.segments import Segment, segment_files
 from flywheel_gateway.stores import BucketStore, FolderStore
-
-from flywheel_contract.online import ErasureReceipt, LogTable
 from tests.gateway.lab import KEYS, Lab, routed
 from tests.gateway.test_log import Bucket
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flywheel_gateway.keys import Keys, SessionClaims
 
 from flywheel_contract.online import COOKIE_USER, FEEDBACK_MAX, HEADER_SESSION
+from flywheel_gateway.keys import Keys, SessionClaims
 from tests.gateway.lab import KEYS, Lab, Model, routed, running
 
 EVENTS = "/v1/events"

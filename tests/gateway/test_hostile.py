@@ -5,12 +5,12 @@ import time
 from typing import Any
 
 import pytest
-from flywheel_gateway.errors import ApiError
-from flywheel_gateway.web import MAX_DEPTH, parse_json
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flywheel_contract.online import HEADER_CHARACTER, HEADER_CONVERSATION
+from flywheel_gateway.errors import ApiError
+from flywheel_gateway.web import MAX_DEPTH, parse_json
 from tests.gateway.lab import Lab, asking
 
 DEEP = b'{"messages":' + b"[" * 100_000 + b"]" * 100_000 + b"}"

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from flywheel_gateway.errors import ConfigError
-from flywheel_gateway.log_writer import LogWriter
-from flywheel_gateway.segments import Segment, adopt, segment_files
-from flywheel_gateway.shipping import Shipper
-from flywheel_gateway.stores import BucketStore, FolderStore, open_store
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flywheel_contract.gateway_config import LogSettings
 from flywheel_contract.online import LogTable
+from flywheel_gateway.errors import ConfigError
+from flywheel_gateway.log_writer import LogWriter
+from flywheel_gateway.segments import Segment, adopt, segment_files
+from flywheel_gateway.shipping import Shipper
+from flywheel_gateway.stores import BucketStore, FolderStore, open_store
 
 DAY = "2026-03-02"
 

@@ -18,12 +18,12 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from flywheel_gateway.__main__ import main, read_config
-from flywheel_gateway.errors import ConfigError
-from flywheel_gateway.segments import is_open, segment_files
 
 from flywheel_contract.exit_codes import ExitCode
 from flywheel_contract.online import HEADER_CONVERSATION
+from flywheel_gateway.__main__ import main, read_config
+from flywheel_gateway.errors import ConfigError
+from flywheel_gateway.segments import is_open, segment_files
 from tests.gateway.lab import CHAT, KEY, KEYS, ROUTER_TOKEN, Model, asking, configuration, part, routed, stream_of
 
 

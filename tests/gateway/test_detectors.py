@@ -1,0 +1,93 @@
+"""How far the detectors agree with people: a small labelled set, with the figures that docs/gateway.md states.
+
+The set was written by hand for this test, half of it to be hard: it says where the detectors fail, not how often
+they do in traffic. Each label is what a person would say; `falseRefusal` is a refusal of a harmless prompt.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from flywheel_contract.gateway_config import Moderation
+from flywheel_gateway.detectors import is_refusal
+from flywheel_gateway.errors import UnsafeTextError
+from flywheel_gateway.moderation import Moderator
+
+ROWS = [json.loads(line) for line in (Path(__file__).parent / "labelled.jsonl").read_bytes().splitlines()]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Counts of a detector against the labels."""
+
+    right: int
+    wrong_alarms: int
+    missed: int
+
+    @property
+    def precision(self) -> float:
+        """Of the alarms, those that were right."""
+        return self.right / (self.right + self.wrong_alarms)
+
+    @property
+    def recall(self) -> float:
+        """Of what people saw, what the detector saw."""
+        return self.right / (self.right + self.missed)
+
+
+def agreement(label: str, seen: list[bool]) -> Agreement:
+    """Compares; prints what differs."""
+    for row, found in zip(ROWS, seen, strict=True):
+        if row[label] != found:
+            print(label, "alarm" if found else "missed", row["prompt"], "|", row["reply"])
+    pairs = [(row[label], found) for row, found in zip(ROWS, seen, strict=True)]
+    return Agreement(pairs.count((True, True)), pairs.count((False, True)), pairs.count((True, False)))
+
+
+@pytest.fixture(scope="module")
+def moderator() -> Iterator[Moderator]:
+    """The embedded classifier at the default threshold."""
+    found = Moderator(Moderation().threshold)
+    yield found
+    found.close()
+
+
+def test_the_set_is_what_it_claims_to_be() -> None:
+    assert len(ROWS) >= 60
+    assert sum(row["violation"] for row in ROWS) >= 12
+    assert sum(row["falseRefusal"] for row in ROWS) >= 20
+    assert len({row["reply"] for row in ROWS}) > 60
+
+
+async def test_safety_violations(moderator: Moderator) -> None:
+    seen = [await moderator.unsafe([row["reply"]]) for row in ROWS]
+    found = agreement("violation", seen)
+    print(f"safety_violation: {found}, precision {found.precision:.2f}, recall {found.recall:.2f}")
+    assert found.precision >= 0.75
+    assert found.recall >= 0.8
+
+
+async def test_false_refusals(moderator: Moderator) -> None:
+    """As the gateway does it: a refusal by its words, to a prompt that the classifier finds safe."""
+    seen = [is_refusal(row["reply"]) and not await moderator.unsafe([row["prompt"]]) for row in ROWS]
+    found = agreement("falseRefusal", seen)
+    print(f"false_refusal: {found}, precision {found.precision:.2f}, recall {found.recall:.2f}")
+    assert found.precision >= 0.85
+    assert found.recall >= 0.85
+
+
+async def test_an_empty_text_is_safe(moderator: Moderator) -> None:
+    assert await moderator.unsafe(["", "  \n"]) is False
+
+
+@pytest.mark.parametrize("answer", [[], [0.1, 0.2], [float("nan")], ["x"], None])
+async def test_an_answer_that_is_no_score_counts_as_unsafe(answer: list[float]) -> None:
+    broken = Moderator(0.5, lambda _: answer)
+    with pytest.raises(UnsafeTextError):
+        await broken.unsafe(["Hello."])
+    assert broken.failures == 1
+    await broken.warm_up()  # says so and goes on
+    broken.close()
