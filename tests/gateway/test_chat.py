@@ -8,6 +8,8 @@ import pytest
 from aiohttp import web
 
 from flywheel_contract.online import HEADER_CHARACTER, HEADER_CONVERSATION, HEADER_SESSION, HEADER_TURN
+from flywheel_contract.stages import Origin
+from flywheel_trainer.data.rows import read_traffic
 from tests.gateway.lab import CHAT, KEYS, LUNA, Lab, Model, asking, routed, running
 
 
@@ -265,3 +267,14 @@ async def test_metrics_name_paths_of_a_closed_set(lab: Lab) -> None:
     assert 'flywheel_gateway_requests_total{path="other",status="404"} 1.0' in text
     assert "flywheel_gateway_in_flight 0.0" in text
     assert "u-1" not in text
+
+
+async def test_the_trainer_reads_the_turns_as_they_are(lab: Lab) -> None:
+    await lab.chat(headers=routed("a"))
+    await lab.chat(asking("And you?"), headers=routed("b"))
+    await lab.rows("turns")
+    lab.services.writer.close()
+    first, second = read_traffic(lab.store / "turns", Origin.USER)
+    assert (first.user, second.user) == (KEYS.hash_user("a"), KEYS.hash_user("b"))
+    assert [message["role"] for message in first.messages] == ["user", "assistant"]
+    assert first.consent.training is None
