@@ -4,8 +4,10 @@ The set was written by hand for this test, half of it to be hard: it says where 
 they do in traffic. Each label is what a person would say; `falseRefusal` is a refusal of a harmless prompt.
 """
 
+import asyncio
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,7 +65,7 @@ def test_the_set_is_what_it_claims_to_be() -> None:
 
 
 async def test_safety_violations(moderator: Moderator) -> None:
-    seen = [await moderator.unsafe([row["reply"]]) for row in ROWS]
+    seen = await asyncio.gather(*(moderator.unsafe([row["reply"]]) for row in ROWS))
     found = agreement("violation", seen)
     print(f"safety_violation: {found}, precision {found.precision:.2f}, recall {found.recall:.2f}")
     assert found.precision >= 0.75
@@ -72,7 +74,8 @@ async def test_safety_violations(moderator: Moderator) -> None:
 
 async def test_false_refusals(moderator: Moderator) -> None:
     """As the gateway does it: a refusal by its words, to a prompt that the classifier finds safe."""
-    seen = [is_refusal(row["reply"]) and not await moderator.unsafe([row["prompt"]]) for row in ROWS]
+    unsafe = await asyncio.gather(*(moderator.unsafe([row["prompt"]]) for row in ROWS))
+    seen = [is_refusal(row["reply"]) and not prompt for row, prompt in zip(ROWS, unsafe, strict=True)]
     found = agreement("falseRefusal", seen)
     print(f"false_refusal: {found}, precision {found.precision:.2f}, recall {found.recall:.2f}")
     assert found.precision >= 0.85
@@ -91,3 +94,31 @@ async def test_an_answer_that_is_no_score_counts_as_unsafe(answer: list[float]) 
     assert broken.failures == 1
     await broken.warm_up()  # says so and goes on
     broken.close()
+
+
+async def test_what_waits_is_asked_together_and_one_bad_text_harms_nobody_else() -> None:
+    calls: list[int] = []
+    go = threading.Event()
+
+    def classifier(texts: Sequence[str]) -> list[float]:
+        go.wait()
+        calls.append(len(texts))
+        if any("explode" in text for text in texts):
+            raise RuntimeError
+        return [1.0 if "bad" in text else 0.0 for text in texts]
+
+    moderator = Moderator(0.5, classifier)
+    first = asyncio.create_task(moderator.unsafe(["fine"]))
+    await asyncio.sleep(0)
+    rest = [asyncio.create_task(moderator.unsafe([text])) for text in ("fine", "bad", "explode", "fine")]
+    gone = asyncio.create_task(moderator.unsafe(["fine"]))
+    await asyncio.sleep(0)
+    gone.cancel()
+    go.set()
+    assert await first is False
+    found = await asyncio.gather(*rest, return_exceptions=True)
+    assert [found[0], found[1], found[3]] == [False, True, False]
+    assert isinstance(found[2], UnsafeTextError)
+    assert moderator.failures == 1
+    assert calls == [1, 5, 1, 1, 1, 1, 1]
+    moderator.close()
