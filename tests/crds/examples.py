@@ -29,6 +29,11 @@ def reward_model(namespace: str | None = None) -> Object:
     return load("reward-model.yaml", "RewardModel", namespace)
 
 
+def ab_test(namespace: str | None = None) -> Object:
+    """The example of an ABTest."""
+    return load("abtest.yaml", "ABTest", namespace)
+
+
 def merged(target: Any, patch: Any) -> Any:  # noqa: ANN401 -- any JSON value
     """RFC 7396: objects are merged, null removes, all else replaces."""
     if not isinstance(patch, dict):

@@ -171,6 +171,66 @@ REWARD_MODEL_MISTAKES = [
 ]
 
 
+BOTH = "set exactly one of generation, model and service"
+
+ABTEST_MISTAKES = [
+    Mistake("an arm that is nothing", "spec.control", BOTH, {"control": {"generation": None}}),
+    Mistake("an arm that is two things", "spec.control", BOTH, {"control": {"model": "pvc://models/a"}}),
+    Mistake(
+        "the same twice",
+        "spec.treatment",
+        "control and treatment are the same",
+        {"treatment": {"model": None, "generation": "luna-1"}},
+    ),
+    Mistake("too many users", "spec.allocation.control", "less than or equal to 50", {"allocation": {"control": 60}}),
+    Mistake("a share too fine", "spec.allocation", "at most two decimals", {"allocation": {"control": 3.333}}),
+    Mistake("a duration of words", "spec.duration", "should match", {"duration": "a week"}),
+    Mistake("half a day too much", "spec.duration", "whole number of dayLength", {"duration": "36h"}),
+    Mistake("a day too long", "spec.dayLength", "24h, or shorter for a trial", {"dayLength": "48h", "duration": "96h"}),
+    Mistake("shorter than a day", "spec.duration", "at least dayLength", {"duration": "12h"}),
+    Mistake("an unknown primary", "spec.primaries", "neither a built-in metric", {"primaries": ["winRate"]}),
+    Mistake("no primary", "spec.primaries", "at least 1", {"primaries": []}),
+    Mistake(
+        "an unknown guardrail",
+        "spec.guardrails",
+        "neither a built-in",
+        {"guardrails": [{"metric": "x", "margin": 0.1}]},
+    ),
+    Mistake(
+        "a guardrail without a margin",
+        "spec.guardrails",
+        "needs margin or absoluteMargin",
+        {"guardrails": [{"metric": "latencyMean"}]},
+    ),
+    Mistake(
+        "a metric of a built-in name",
+        "spec.metrics",
+        "the name of a built-in one",
+        {"metrics": [{"name": "activeShare", "numerator": "count(*)"}]},
+    ),
+    Mistake(
+        "a proxy that is no address",
+        "spec.identity.trustedProxies[0]",
+        "write an address or a CIDR",
+        {"identity": {"trustedProxies": ["ingress"]}},
+    ),
+    Mistake(
+        "a header with another meaning",
+        "spec.identity.userHeader",
+        "has another meaning",
+        {"identity": {"userHeader": "X-Flywheel-User"}},
+    ),
+    Mistake("a salt with a quote", "spec.salt", "should match", {"salt": 'a"b'}),
+]
+
+
+@pytest.mark.parametrize("mistake", ABTEST_MISTAKES, ids=str)
+def test_a_test_with_a_mistake_is_refused(cluster_kubectl: Kubectl, mistake: Mistake) -> None:
+    refusal = cluster_kubectl.refusal(mistake.on(examples.ab_test(cluster_kubectl.namespace)))
+    assert mistake.path in refusal
+    assert mistake.fix in refusal
+
+
 @pytest.mark.parametrize("mistake", GENERATION_MISTAKES, ids=str)
 def test_a_generation_with_a_mistake_is_refused(cluster_kubectl: Kubectl, mistake: Mistake) -> None:
     refusal = cluster_kubectl.refusal(mistake.on(examples.generation(cluster_kubectl.namespace)))

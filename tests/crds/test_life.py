@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from flywheel_operator.model.abtest import ABTestSpec
 from flywheel_operator.model.generation import FROZEN, GenerationSpec
 from flywheel_operator.model.reward_model import RewardModelSpec
 from tests.crds import examples
@@ -37,7 +38,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 """A change of every frozen field of the example."""
 
 
-@pytest.mark.parametrize("plural", ["generations", "rewardmodels"])
+@pytest.mark.parametrize("plural", ["abtests", "generations", "rewardmodels"])
 def test_the_crd_is_established_and_structural(cluster_kubectl: Kubectl, plural: str) -> None:
     crd = cluster_kubectl.json("get", "crd", f"{plural}.{GROUP}")
     conditions = {c["type"]: c["status"] for c in crd["status"]["conditions"]}
@@ -53,6 +54,32 @@ def test_defaults_are_filled_in_and_are_those_of_the_models(kubectl: Kubectl) ->
     short = GenerationSpec.model_validate(examples.generation()["spec"])
     assert GenerationSpec.model_validate(stored) == short
     assert stored == short.to_json()
+
+
+def test_so_are_those_of_a_test(kubectl: Kubectl) -> None:
+    kubectl("create", "--validate=strict", "--filename=-", stdin=yaml.safe_dump(examples.ab_test(kubectl.namespace)))
+    stored = kubectl.json("get", "abtest", "luna-handmade")["spec"]
+    short = ABTestSpec.model_validate(examples.ab_test()["spec"])
+    assert ABTestSpec.model_validate(stored) == short
+    assert stored == short.to_json()
+
+
+def test_a_generation_may_ask_for_a_test_in_two_words(kubectl: Kubectl) -> None:
+    example = examples.merged(examples.generation(kubectl.namespace), {"spec": {"rollout": {"abTest": {}}}})
+    kubectl("create", "--validate=strict", "--filename=-", stdin=yaml.safe_dump(example))
+    stored = kubectl.json("get", "generation", "luna-1")["spec"]
+    assert GenerationSpec.model_validate(stored) == GenerationSpec.model_validate(example["spec"])
+    assert stored["rollout"]["abTest"]["duration"] == "168h"
+
+
+def test_a_test_that_runs_cannot_be_changed_but_paused(kubectl: Kubectl) -> None:
+    kubectl("create", "--filename=-", stdin=yaml.safe_dump(examples.ab_test(kubectl.namespace)))
+    status = {"status": {"phase": "Running", "startTime": "2026-01-01T00:00:00Z"}}
+    kubectl("patch", "abt", "luna-handmade", "--subresource=status", "--type=merge", "-p", json.dumps(status))
+    longer = json.dumps({"spec": {"duration": "336h"}})
+    done = kubectl.run("patch", "abt", "luna-handmade", "--type=merge", "-p", longer)
+    assert "spec.duration cannot change once the ABTest has started" in done.stderr
+    kubectl("patch", "abt", "luna-handmade", "--type=merge", "-p", json.dumps({"spec": {"pauseTreatment": True}}))
 
 
 def test_so_are_those_of_a_reward_model_and_null_keeps_its_meaning(kubectl: Kubectl) -> None:

@@ -97,7 +97,7 @@ class RouterConfig:
     control: Upstream | None = None
     treatment: Upstream | None = None
     control_percent: float = 0
-    """Of all users, with at most two decimals."""
+    """Of all users; rounded to two decimals."""
     treatment_percent: float = 0
     treatment_paused: bool = False
     """The treatment's users stay assigned and are served by production, marked as fallback."""
@@ -161,12 +161,10 @@ def _is_network(network: str) -> bool:
 
 
 def hundredths(arm: str, percent: float) -> int:
-    """The share in hundredths of a percent, the finest that nginx takes.
+    """The share in hundredths of a percent, the finest that nginx takes: the nearest, but never none of some.
 
     Raises:
-        RouterConfigError: the share has more, or is not between 0 and 100.
+        RouterConfigError: it is not between 0 and 100.
     """
     _require(0 <= percent <= 100, f"{arm}_percent is {percent!r}: 0 to 100")
-    whole = round(percent * 100)
-    _require(abs(percent * 100 - whole) < 1e-6, f"{arm}_percent is {percent!r}: at most two decimals")
-    return whole
+    return max(round(percent * 100), 1 if percent else 0)

@@ -150,6 +150,7 @@ http {
         error_page 413 = @too_large;
 
         # Whatever a client sends under these names is replaced; an empty value sends none.
+        proxy_headers_hash_bucket_size 128;
         include %{token_include};
         proxy_set_header Host $host;
         proxy_set_header Connection "";
@@ -218,7 +219,7 @@ def render(config: RouterConfig) -> str:
         health_port=config.health_port,
         routes=_block(f"{route} {route};" for route in ROUTES),
         methods=_block(f"{method} {method};" for method in METHODS),
-        proxies=_block(f"{network} 1;" for network in config.trusted_proxies),
+        proxies=_block(f"{network} 1;" for network in dict.fromkeys(config.trusted_proxies)),
         http_user="http_" + config.user_header.lower().replace("-", "_"),
         cookie=COOKIE_USER,
         max_length=USER_ID_MAX_LENGTH,

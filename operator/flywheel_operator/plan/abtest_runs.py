@@ -56,10 +56,12 @@ def due(status: ABTestStatus, observed: ObservedABTest) -> Measurement | None:
 
 
 def next_look(status: ABTestStatus, observed: ObservedABTest) -> float:
-    """Seconds until the next look is due."""
+    """Seconds until the window opens, or until the next look is due."""
     start, end = status.window_start, status.window_end
     if start is None or end is None:
         return POLL_SECONDS
+    if observed.now < start:
+        return (start - observed.now).total_seconds()
     spec = observed.test.spec
     settle = timedelta(seconds=seconds(spec.analysis.settle))
     length = timedelta(seconds=seconds(spec.day_length))
