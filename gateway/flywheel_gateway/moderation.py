@@ -84,8 +84,9 @@ class Moderator:
 
     async def _work(self) -> None:
         while self._waiting:
-            asked, self._waiting = self._waiting, []
-            if not await self._answer(asked) and len(asked) > 1:
+            # Whoever is gone by now asks no more.
+            asked, self._waiting = [question for question in self._waiting if not question.answer.done()], []
+            if asked and not await self._answer(asked) and len(asked) > 1:
                 # One text that breaks the classifier must not refuse the others.
                 for question in asked:
                     await self._answer([question])
@@ -110,6 +111,6 @@ class Moderator:
         place = iter(scores)
         for question in asked:
             worst = max(next(place) for _ in question.parts)
-            if not question.answer.done():  # whoever asked may be gone
+            if not question.answer.done():
                 question.answer.set_result(worst >= self.threshold)
         return True

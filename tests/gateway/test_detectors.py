@@ -120,5 +120,5 @@ async def test_what_waits_is_asked_together_and_one_bad_text_harms_nobody_else()
     assert [found[0], found[1], found[3]] == [False, True, False]
     assert isinstance(found[2], UnsafeTextError)
     assert moderator.failures == 1
-    assert calls == [1, 5, 1, 1, 1, 1, 1]
+    assert calls == [1, 4, 1, 1, 1, 1]
     moderator.close()
