@@ -9,10 +9,6 @@ import itertools
 
 import numpy as np
 import pytest
-from flywheel_analysis import bounds, lifts
-from flywheel_analysis.bounds import Rate
-from flywheel_analysis.lifts import Sufficient
-from flywheel_analysis.metrics import BUILTIN, Counting
 from numpy.typing import NDArray
 from scipy import stats
 from tea_tasting.aggr import Aggregates
@@ -31,6 +27,10 @@ from benchmarks.abtest_errors import (
 )
 from benchmarks.abtest_measure import baseline, exact_difference_upper, exact_harm, moments, readings, split
 from benchmarks.abtest_population import DAYS, Behaviour, Effect, Habits, behave, draw_traits
+from flywheel_analysis import bounds, lifts
+from flywheel_analysis.bounds import Rate
+from flywheel_analysis.lifts import Sufficient
+from flywheel_analysis.metrics import BUILTIN, Counting
 from flywheel_contract.experiment import Guardrail, MeasureStatus, MetricReading, Users
 from flywheel_operator.decide.abtest import DecisionRule, final_verdict
 from flywheel_operator.model.experiment import (

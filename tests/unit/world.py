@@ -27,7 +27,7 @@ from flywheel_operator.model.names import (
     LABEL_STAGE,
     snapshot_name,
 )
-from flywheel_operator.model.objects import Generation, RewardModel
+from flywheel_operator.model.objects import ABTest, Generation, RewardModel
 from flywheel_operator.model.observed import (
     JobState,
     JobView,
@@ -104,6 +104,8 @@ class World:
     taken: bool = False
     version: int = 0
     done: dict[str, StageResult] = field(default_factory=dict)
+    tests: dict[str, ABTest] = field(default_factory=dict)
+    """What Generations asked for; nobody runs them but the test itself."""
     overfitted: set[str] = field(default_factory=set)
     broken: set[str] = field(default_factory=set)
     burnt: collections.Counter[tuple[str, str]] = field(default_factory=collections.Counter)
@@ -152,6 +154,7 @@ class World:
             if record is None
             else Production(record, self.services[me.spec.lineage]["metadata"]["resourceVersion"]),
             service_taken=self.taken and record is None,
+            tests=self.tests,
         )
 
     def observe_reward_model(self, name: str) -> ObservedRewardModel:
@@ -245,6 +248,11 @@ class World:
 
     def _create(self, manifest: Manifest) -> None:
         name, kind = manifest["metadata"]["name"], manifest["kind"]
+        if kind == "ABTest":
+            self.tests.setdefault(
+                name, ABTest.model_validate({**manifest, "metadata": {**manifest["metadata"], "uid": f"uid-{name}"}})
+            )
+            return
         uid = _owner(manifest)
         there: Any = self.jobs.get(name) if kind == "Job" else self.children.get(name)
         if there is not None:
