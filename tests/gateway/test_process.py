@@ -136,7 +136,8 @@ async def test_a_killed_gateway_loses_the_unflushed_second_at_most(
     oldest = max((killed - answered[name] for name in lost), default=0.0)
     record_property("lostRows", len(lost))
     record_property("lostSeconds", round(oldest, 3))
-    print(f"killed after {len(answered)} replies: {len(lost)} rows lost, the oldest {oldest:.3f} s before the kill")
+    rate = len(answered) / (killed - min(answered.values()))
+    print(f"killed after {len(answered)} replies at {rate:.0f}/s: {len(lost)} lost, the oldest after {oldest:.3f} s")
     assert oldest <= 1
     assert any(is_open(path) for path in segment_files(store))
 
