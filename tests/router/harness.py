@@ -194,7 +194,7 @@ class Router:
 def environment(folder: Path) -> dict[str, str]:
     """The entrypoint's settings."""
     return {
-        "PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin",
+        "PATH": f"{folder}/bin:{os.environ.get('PATH', '')}:/usr/sbin:/sbin",
         "ROUTER_CONFIG": str(folder / "source.conf"),
         "ROUTER_TOKEN_FILE": str(folder / "token"),
         "ROUTER_FOLDER": str(folder / "nginx"),
@@ -238,10 +238,10 @@ def answers(port: int) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def routing(config: RouterConfig) -> AsyncIterator[Router]:
-    """A router, for as long as the context."""
-    with prepared(config) as folder:
-        router = Router(config, folder, start(folder))
+async def routing(config: RouterConfig, folder: Path | None = None) -> AsyncIterator[Router]:
+    """A router, for as long as the context; `folder` where it was prepared already."""
+    with contextlib.nullcontext(folder) if folder else prepared(config) as place:
+        router = Router(config, place, start(place))
         try:
             await until(lambda: answers(config.health_port) or router.process.poll() is not None)
             assert router.process.poll() is None, router.errors

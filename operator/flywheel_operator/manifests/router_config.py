@@ -122,8 +122,8 @@ class RouterConfig:
             f"user_header {self.user_header!r} has another meaning: take one of your own",
         )
         _require(len(self.trusted_proxies) <= _MAX_ENTRIES, f"trusted_proxies: at most {_MAX_ENTRIES}")
-        for network in self.trusted_proxies:
-            _require(_is_network(network), f"trusted_proxies has {network!r}: write a CIDR such as 10.0.0.0/8")
+        for text in self.trusted_proxies:
+            _require(_is_network(text), f"trusted_proxies has {text!r}: write a CIDR such as 10.0.0.0/8")
         _require(1 <= self.max_body_bytes <= 1 << 30, f"max_body_bytes is {self.max_body_bytes}: 1 byte to 1 GiB")
         _require(1 <= self.workers <= 64, f"workers is {self.workers}: 1 to 64")
         ports = (self.port, self.health_port)
@@ -152,12 +152,21 @@ def _is_ipv4(host: str) -> bool:
     return True
 
 
-def _is_network(network: str) -> bool:
+def _is_network(text: str) -> bool:
     try:
-        ipaddress.ip_network(network)
+        network(text)
     except ValueError:
         return False
-    return "%" not in network  # a scope (`fe80::1%eth0`) may hold anything, and is no part of a CIDR
+    return "%" not in text  # a scope (`fe80::1%eth0`) may hold anything, and is no part of a CIDR
+
+
+def network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """The network of a CIDR, or of one address; bits beyond the prefix are dropped.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    return ipaddress.ip_network(text, strict=False)
 
 
 def hundredths(arm: str, percent: float) -> int:

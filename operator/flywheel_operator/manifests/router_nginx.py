@@ -21,7 +21,7 @@ from flywheel_contract.online import (
     NOT_ENROLLED,
     USER_ID_MAX_LENGTH,
 )
-from flywheel_operator.manifests.router_config import RouterConfig, Upstream, hundredths
+from flywheel_operator.manifests.router_config import RouterConfig, Upstream, hundredths, network
 
 TOKEN_INCLUDE: Final = "token.conf"
 """Beside nginx.conf: the header with the router's token, written by the image's entrypoint from the mounted Secret."""
@@ -219,7 +219,7 @@ def render(config: RouterConfig) -> str:
         health_port=config.health_port,
         routes=_block(f"{route} {route};" for route in ROUTES),
         methods=_block(f"{method} {method};" for method in METHODS),
-        proxies=_block(f"{network} 1;" for network in dict.fromkeys(config.trusted_proxies)),
+        proxies=_block(f"{peers} 1;" for peers in dict.fromkeys(map(network, config.trusted_proxies))),
         http_user="http_" + config.user_header.lower().replace("-", "_"),
         cookie=COOKIE_USER,
         max_length=USER_ID_MAX_LENGTH,
