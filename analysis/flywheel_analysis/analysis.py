@@ -7,7 +7,7 @@ from typing import Final
 import ibis.expr.types as ir
 
 from flywheel_analysis import exploration, lifts, own_metrics, sufficient, users
-from flywheel_analysis.errors import DataError
+from flywheel_analysis.errors import DataError, SpecError
 from flywheel_analysis.lifts import Sufficient
 from flywheel_analysis.period import Period
 from flywheel_analysis.sources import Source
@@ -43,13 +43,14 @@ def run(source: Source, period: Period, spec: AnalysisSpec) -> AnalysisReport:
     found = sufficient.read(source.engine, counted.users, (users.ARM,), wanted, _USER_SUMS)
     control, treatment = (found.get((arm.value,), Sufficient()) for arm in Arm)
     table = counted.exposed.table
-    both = source.materialise("fw_both", table.filter(table[users.BOTH]).select(users.ARM))
-    if not found and not source.engine.rows(both.limit(1)):
+    both = table.filter(table[users.BOTH])
+    in_both = source.engine.rows(both.aggregate(n=both.count()))[0]["n"]
+    if not found and not in_both:
         notes.append(why_nobody(source, period, spec))
     counts = Users(
         control=control.n,
         treatment=treatment.n,
-        in_both_arms=source.engine.rows(both.aggregate(n=both.count()))[0]["n"],
+        in_both_arms=in_both,
         fallback=int(treatment.total(users.FALLBACK)),
         fallback_events=_share(treatment.total(users.FALLBACK_EVENTS), treatment.total(users.EVENTS)),
         without_covariates=sum(arm.n - int(arm.total(users.COVERED)) for arm in (control, treatment)),
@@ -98,15 +99,21 @@ def count(source: Source, period: Period, spec: AnalysisSpec, exposed: ir.Table)
     known = source.keep_users("fw_exposed", exposed)
     rows = source.once(source.events)
     events = users.counted_events(rows, known, period, spec.test)
-    parts = [source.step("fw_sums", users.summed(events, period))]
+    # One query for each part: none holds more than one big join at a time.
+    parts = [source.materialise("fw_sums", users.summed(events, period))]
     covariates = source.covariates
     if covariates is None and source.is_log:
         covariates = users.covariates_before(rows.semi_join(known.table, users.USER), period)
     if covariates is not None:
-        parts.append(source.step("fw_covariates", users.covariates_by_key(covariates, known)))
+        parts.append(source.materialise("fw_covariates", users.covariates_by_key(covariates, known)))
     if spec.metrics:
-        parts.append(source.step("fw_own", own_metrics.per_key(events, spec.metrics)))
-    return Counted(known, events, source.materialise("fw_users", users.per_user(known, *parts)))
+        try:
+            parts.append(source.materialise("fw_own", own_metrics.per_key(events, spec.metrics)))
+        except DataError as error:
+            # The same rows have been read once by now: it is the metrics that do not fit them.
+            raise SpecError(f"metrics: {error}") from error
+    here = source.here("fw_here", known)
+    return Counted(here, events, source.engine.settle("fw_users", users.per_user(here, *parts)))
 
 
 def _share(part: float, whole: float) -> float:

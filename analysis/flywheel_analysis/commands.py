@@ -1,6 +1,7 @@
 """The commands: each opens its source, measures, and answers a result for the operator and a text for people."""
 
 import argparse
+import contextlib
 import json
 import tempfile
 from pathlib import Path
@@ -40,7 +41,8 @@ def _measure(parsed: argparse.Namespace, engine: Engine, store: Store) -> tuple[
     wanted = _spec(parsed)
     period = Period(parse_time(parsed.start), parse_time(parsed.end), wanted.day_length_seconds)
     source = sources.open_source(_places(parsed), engine, store, tuple(wanted.dimensions))
-    report = analysis.run(source, period, wanted)
+    with contextlib.closing(source):
+        report = analysis.run(source, period, wanted)
     result = _result(report, wanted)
     written = json.dumps(report.to_json(), indent=1)
     if parsed.report is not None:
@@ -72,7 +74,8 @@ def _baseline(parsed: argparse.Namespace, engine: Engine, store: Store) -> tuple
     wanted = _spec(parsed)
     period = Period(parse_time(parsed.start), parse_time(parsed.end), wanted.day_length_seconds)
     source = sources.open_source(_places(parsed), engine, store)
-    measured = baseline.run(source, period, wanted)
+    with contextlib.closing(source):
+        measured = baseline.run(source, period, wanted)
     written = json.dumps(measured.to_json(), indent=1)
     result = AnalysisResult(
         reason=AnalysisReason.SUCCEEDED if measured.users else AnalysisReason.NO_DATA,

@@ -1,8 +1,8 @@
 """The user's own metrics: SQL aggregates over the events of one user, checked before anything runs."""
 
-import warnings
 from collections.abc import Sequence
 
+import ibis
 import ibis.expr.types as ir
 import sqlglot
 from sqlglot import exp
@@ -15,7 +15,7 @@ from flywheel_contract.experiment import BUILTIN_NAMES, MetricDefinition
 
 DIALECT = "duckdb"
 """What own metrics are written in; ibis translates them for other engines."""
-_ROWS = "events"
+_ROWS = "fw_rows"
 
 
 def check(definitions: Sequence[MetricDefinition]) -> None:
@@ -35,35 +35,20 @@ def check(definitions: Sequence[MetricDefinition]) -> None:
 
 
 def per_key(counted: ir.Table, definitions: Sequence[MetricDefinition]) -> ir.Table:
-    """The numerators and denominators of each user by KEY, over `counted_events`.
-
-    Raises:
-        SpecError: the database does not take an expression, e.g. because there is no such column.
-    """
-    columns = []
+    """The numerators and denominators of each user by KEY, over `counted_events`."""
+    columns = {}
     for index, definition in enumerate(definitions):
-        wanted = [(metrics.own_numerator(index), definition.numerator)]
+        columns[metrics.own_numerator(index)] = definition.numerator
         if definition.denominator is not None:
-            wanted.append((metrics.own_denominator(index), definition.denominator))
-        made = [f"CAST({text} AS DOUBLE) AS {name}" for name, text in wanted]
-        # Asked one by one, so that a message can name the metric.
-        _select(counted, made, definition)
-        columns += made
-    return _select(counted, columns, definitions[0])
-
-
-def _select(counted: ir.Table, columns: Sequence[str], definition: MetricDefinition) -> ir.Table:
-    query = f"SELECT {KEY}, {', '.join(columns)} FROM {_ROWS} GROUP BY {KEY}"
-    try:
-        with warnings.catch_warnings():
-            # ibis 12 asks DuckDB 1.5 by a name that DuckDB calls deprecated.
-            warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)
-            return counted.alias(_ROWS).sql(query, dialect=DIALECT)
-    except Exception as error:  # every driver has errors of its own
-        # PEP 249 gives these names to what is wrong with the database, and not with the query.
-        if {kind.__name__ for kind in type(error).__mro__} & {"OperationalError", "InterfaceError"}:
-            raise
-        raise SpecError(f"metric {definition.name}: {str(error).strip().splitlines()[0]}") from error
+            columns[metrics.own_denominator(index)] = definition.denominator
+    backend = ibis.get_backend(counted)
+    select = ", ".join(f"CAST({text} AS DOUBLE) AS {name}" for name, text in columns.items())
+    (query,) = sqlglot.transpile(
+        f"SELECT {KEY}, {select} FROM {_ROWS} GROUP BY {KEY}", read=DIALECT, write=backend.dialect
+    )
+    # With a schema given, ibis need not ask for one, which in some engines takes the right to make views.
+    schema = {KEY: counted[KEY].type(), **dict.fromkeys(columns, "float64")}
+    return backend.sql(f"WITH {_ROWS} AS ({backend.compile(counted)}) {query}", schema=schema)
 
 
 def _parsed(metric: str, field: str, text: str) -> None:

@@ -1,5 +1,6 @@
 """Where the rows come from: files, a lineage's log, or a warehouse. All give the same tables."""
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -42,8 +43,8 @@ class Source(Protocol):
         """One row per exposed user, for joins; computed once where that is possible."""
         ...
 
-    def step(self, name: str, expression: ir.Table) -> ir.Table:
-        """`expression`, computed by now where that is possible: a query of one step holds less memory at a time."""
+    def here(self, name: str, known: users.Exposed) -> users.Exposed:
+        """The same users as a table of the embedded engine."""
         ...
 
     def materialise(self, name: str, expression: ir.Table) -> ir.Table:
@@ -52,6 +53,10 @@ class Source(Protocol):
 
     def once(self, events: ir.Table) -> ir.Table:
         """The events without duplicates."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of connections."""
         ...
 
 
@@ -71,9 +76,10 @@ class FileSource:
         """As in `Source`; users are numbered, which makes joins cheaper."""
         return users.Exposed(self.engine.settle(name, users.with_key(expression), place=self.place))
 
-    def step(self, name: str, expression: ir.Table) -> ir.Table:
-        """As in `Source`."""
-        return self.materialise(name, expression)
+    def here(self, name: str, known: users.Exposed) -> users.Exposed:
+        """As in `Source`: there they are."""
+        del name
+        return known
 
     def materialise(self, name: str, expression: ir.Table) -> ir.Table:
         """As in `Source`."""
@@ -88,6 +94,9 @@ class FileSource:
         repeated = self.engine.settle("fw_repeated", twice, place=self.place)
         found = self.engine.rows(repeated.aggregate(n=repeated.count()))[0]["n"]
         return users.once(events, repeated) if found else events
+
+    def close(self) -> None:
+        """As in `Source`; the engine is its owner's to close."""
 
 
 @dataclass
@@ -107,10 +116,9 @@ class WarehouseSource:
         del name
         return users.Exposed(expression.mutate(**{users.KEY: expression[users.USER]}))
 
-    def step(self, name: str, expression: ir.Table) -> ir.Table:
-        """As in `Source`: nothing is written there, so it stays a part of the query."""
-        del name
-        return expression
+    def here(self, name: str, known: users.Exposed) -> users.Exposed:
+        """As in `Source`."""
+        return users.Exposed(self.materialise(name, known.table.drop(users.USER, users.BEGAN)))
 
     def materialise(self, name: str, expression: ir.Table) -> ir.Table:
         """As in `Source`, batch by batch."""
@@ -121,6 +129,10 @@ class WarehouseSource:
     def once(self, events: ir.Table) -> ir.Table:
         """As in `Source`."""
         return users.once(events) if "event_id" in events.columns else events
+
+    def close(self) -> None:
+        """As in `Source`."""
+        self.warehouse.close()
 
 
 def open_source(places: Places, engine: Engine, store: Store, dimensions: tuple[str, ...] = ()) -> Source:
@@ -176,10 +188,14 @@ def _files(
 
 def _warehouse(exposures: str, events: str, covariates: str | None, engine: Engine) -> WarehouseSource:
     warehouse = Warehouse(exposures)
-    return WarehouseSource(
-        engine,
-        warehouse.table(TableName.EXPOSURES, exposures),
-        warehouse.table(TableName.EVENTS, events),
-        None if covariates is None else warehouse.table(TableName.COVARIATES, covariates),
-        warehouse,
-    )
+    with contextlib.ExitStack() as undo:
+        undo.callback(warehouse.close)
+        source = WarehouseSource(
+            engine,
+            warehouse.table(TableName.EXPOSURES, exposures),
+            warehouse.table(TableName.EVENTS, events),
+            None if covariates is None else warehouse.table(TableName.COVARIATES, covariates),
+            warehouse,
+        )
+        undo.pop_all()
+    return source

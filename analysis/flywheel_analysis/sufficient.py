@@ -9,7 +9,7 @@ from tea_tasting.aggr import Aggregates
 
 from flywheel_analysis.engine import Engine
 from flywheel_analysis.lifts import Sufficient
-from flywheel_analysis.metrics import Metric
+from flywheel_analysis.metrics import BUILTIN_COLUMNS, Metric
 
 _COUNT: Final = "fw_n"
 
@@ -56,12 +56,14 @@ def _sufficient(
 
 
 def with_zeros(found: Sufficient, users: int) -> Sufficient:
-    """`found` with so many `users` in all, those who were not in it with zeros throughout."""
+    """`found`, of built-in columns, with so many `users` in all: those who were not in it with zeros throughout."""
     missing = users - found.n
-    if missing <= 0 or users < 2:
+    if missing <= 0:
         return found
+    zeros = dict.fromkeys(BUILTIN_COLUMNS, 0.0)
+    pairs = {pair: 0.0 for pair in itertools.combinations(sorted(BUILTIN_COLUMNS), 2)}
+    if not found.n:
+        return Sufficient(users, zeros, Aggregates(users, zeros, zeros, pairs))
     old = found.moments
-    nothing = Aggregates(
-        missing, dict.fromkeys(old.mean_, 0.0), dict.fromkeys(old.var_, 0.0), dict.fromkeys(old.cov_, 0.0)
-    )
+    nothing = Aggregates(missing, zeros, zeros, pairs)
     return Sufficient(users, found.sums, old + nothing)

@@ -64,7 +64,10 @@ def exposed(
         rows = rows.filter(rows["enrolled"].coalesce(True))
     if test and "test" in rows.columns:
         rows = rows.filter((rows["test"] == test) if named else _of_test(rows, test))
-    rows = rows.mutate(fw_fallback=_fallback(rows).cast("int64"))
+    rows = rows.mutate(fw_fallback=_flag(_fallback(rows)))
+    if dimensions:
+        order = [rows[TIME], *(rows[name] for _, name in dimensions)]
+        rows = rows.mutate(fw_rank=ibis.row_number().over(group_by=USER, order_by=order))
     found = rows.group_by(USER).aggregate(
         **{
             ARM: rows[ARM].min(),
@@ -72,8 +75,7 @@ def exposed(
             BEGAN: rows[TIME].min(),
             FALLBACK: rows["fw_fallback"].max(),
             **{
-                DIMENSION.format(i): rows[name].cast("string").first(order_by=[rows[TIME], rows[name]])
-                for i, name in dimensions
+                DIMENSION.format(i): rows[name].cast("string").max(where=rows["fw_rank"] == 0) for i, name in dimensions
             },
         }
     )
@@ -163,7 +165,7 @@ def per_user(users: Exposed, *parts: ir.Table) -> ir.Table:
         **derived(rows),
         **{c: rows[c].cast("float64").coalesce(0.0) for c in more},
         **_covariates(rows),
-        **{FALLBACK: (rows[FALLBACK] + rows[FALLBACK_EVENTS].coalesce(0) > 0).cast("int64")},
+        **{FALLBACK: _flag(rows[FALLBACK] + rows[FALLBACK_EVENTS].coalesce(0) > 0)},
     )
 
 
@@ -174,7 +176,7 @@ def derived(rows: ir.Table) -> dict[str, ir.Value]:
     found: dict[str, ir.Value] = {c: rows[c].coalesce(0).cast("int64") for c in whole}
     messages = found[metrics.MESSAGES]
     return found | {
-        metrics.ACTIVE: (messages > 0).cast("int64"),
+        metrics.ACTIVE: _flag(messages > 0),
         metrics.MESSAGES_CAPPED: ibis.least(messages, metrics.MESSAGES_CAP),
         metrics.REQUESTS: messages + found[metrics.ERRORS],
         metrics.LATENCY_SUM: rows[metrics.LATENCY_SUM].cast("float64").coalesce(0.0),
@@ -236,6 +238,11 @@ def once(events: ir.Table, repeated: ir.Table | None = None) -> ir.Table:
 def _order(events: ir.Table) -> list[ir.Value]:
     # Beyond the time only so that the same rows give the same answer, in whatever order they are read.
     return [events[c] for c in (TIME, USER, "type", "value") if c in events.columns]
+
+
+def _flag(truth: ir.BooleanValue) -> ir.IntegerValue:
+    # Not every engine casts truth values to numbers.
+    return ibis.ifelse(truth, 1, 0).cast("int64")
 
 
 def _of_test(rows: ir.Table, test: str) -> ir.BooleanValue:

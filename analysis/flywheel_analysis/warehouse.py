@@ -1,6 +1,6 @@
 """Tables of a warehouse by connection URL, through ibis: `postgres://user@host/db?table=exposures`.
 
-The work on the rows is done there, with reading rights alone; one row per exposed user, without ids, comes here.
+The work on the rows is done there, with reading rights alone; what comes here is one row per exposed user.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import ibis
 import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
-from ibis.common.exceptions import IbisError
+from ibis.common.exceptions import IbisError, TableNotFound
 
 from flywheel_analysis.errors import AnalysisError, DataError, SourceUnavailableError, SpecError
 from flywheel_analysis.tables import NUMBERS, REQUIRED, TEXTS, TIME, TRUTHS, TableName
@@ -52,6 +52,13 @@ class Warehouse:
             raise SpecError(text) from error
         except Exception as error:
             raise SourceUnavailableError(f"{self.shown} does not answer: {_first_line(error)}") from error
+        if self.backend.name == "postgres":
+            # All rows are fetched: without this Postgres plans for the first tenth, by nested loops.
+            self.backend.raw_sql("SET cursor_tuple_fraction = 1").close()
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self.backend.disconnect()
 
     def table(self, name: TableName, url: str) -> ir.Table:
         """The table that `url` names by `?table=` (and `?schema=`), with typed columns.
@@ -90,7 +97,7 @@ class Warehouse:
             yield
         except AnalysisError:
             raise
-        except IbisError as error:
+        except (IbisError, TableNotFound) as error:
             raise DataError(f"{what} in {self.shown}: {_first_line(error) or type(error).__name__}") from error
         except Exception as error:
             text = f"{what} in {self.shown}: {_first_line(error)}"

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from flywheel_analysis import lifts
-from flywheel_analysis.lifts import Sufficient
-from flywheel_analysis.metrics import BUILTIN
 from scipy import stats
 from tea_tasting.aggr import Aggregates
 
+from flywheel_analysis import lifts
+from flywheel_analysis.lifts import Sufficient
+from flywheel_analysis.metrics import BUILTIN
 from tests.analysis import reference, traffic
 
 SCHEMAS = {

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from flywheel_analysis.__main__ import main
 
 Row = dict[str, Any]
