@@ -354,7 +354,9 @@ class AnalysisResult(Record):
 
 def _short(value: Any) -> Any:  # noqa: ANN401 -- any JSON value
     if isinstance(value, float):
-        return float(f"{value:.6g}")
+        rounded = float(f"{value:.6g}")
+        # A whole number needs no `.0`; beyond 1e16 it is written with an exponent, which is shorter still.
+        return int(rounded) if rounded.is_integer() and abs(rounded) < 1e16 else rounded
     if isinstance(value, dict):
         return {k: _short(v) for k, v in value.items()}
     if isinstance(value, list):
