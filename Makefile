@@ -59,4 +59,6 @@ cluster-down: venv ## Remove that cluster without a trace.
 	$(PY) -m e2e.cluster down --name $(NAME)
 
 benchmarks: venv ## What performance is claimed from.
-	$(PY) benchmarks/trainer_overhead.py
+	$(PY) -m benchmarks.trainer_overhead
+	$(PY) -m benchmarks.gateway_cpu
+	$(PY) -m benchmarks.abtest_errors

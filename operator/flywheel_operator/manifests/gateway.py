@@ -134,7 +134,6 @@ def container(owner: str, beside: Beside, mounts: list[Manifest]) -> tuple[Manif
         {"name": "users-key", "mountPath": KEY_DIRECTORY, "readOnly": True},
         {"name": "spool", "mountPath": SPOOL},
     ]
-    health = {"httpGet": {"path": "/health", "port": "http"}}
     made: Manifest = {
         "name": GATEWAY,
         "image": beside.image,
@@ -145,7 +144,18 @@ def container(owner: str, beside: Beside, mounts: list[Manifest]) -> tuple[Manif
         ],
         "resources": resources(beside.spec.resources, 0),
         "volumeMounts": [*mounts_of(mounts, {beside.claim: True} if beside.claim else {}), *own],
-        "readinessProbe": {**health, "periodSeconds": PROBE_SECONDS, "timeoutSeconds": 5},
+        # Ready while the model server behind it is; alive whatever that does.
+        "readinessProbe": {
+            "httpGet": {"path": "/health", "port": "metrics"},
+            "periodSeconds": PROBE_SECONDS,
+            "timeoutSeconds": 5,
+        },
+        "livenessProbe": {
+            "httpGet": {"path": "/live", "port": "metrics"},
+            "periodSeconds": PROBE_SECONDS,
+            "timeoutSeconds": 30,
+            "failureThreshold": 12,
+        },
         "lifecycle": {"preStop": {"sleep": {"seconds": DRAIN_PAUSE_SECONDS}}},
     }
     vols: list[Manifest] = [

@@ -44,6 +44,7 @@ daemon off;
 pid nginx.pid;
 error_log stderr warn;
 worker_processes %{workers};
+pcre_jit on;
 events {
     worker_connections 8192;
 }
@@ -77,18 +78,22 @@ http {
     geo $flywheel_peer {
         default 0;%{proxies}
     }
-    map "$flywheel_peer:$%{http_user}" $flywheel_user {
+    map $flywheel_peer $flywheel_claim {
         default "";
-        "~^1:(?<flywheel_vouched>[^\\x00-\\x1f\\x7f]{1,%{max_length}})$" $flywheel_vouched;
+        1 $%{http_user};
     }
-    map "$flywheel_peer:$%{http_user}" $flywheel_bad_user {
-        default 1;
-        "1:" 0;
-        "~^0:" 0;
-        "~^1:[^\\x00-\\x1f\\x7f]{1,%{max_length}}$" 0;
+    map $flywheel_claim $flywheel_user {
+        default "";
+        "" "";
+        "~^[^\\x00-\\x1f\\x7f]{1,%{max_length}}$" $flywheel_claim;
+    }
+    map $flywheel_user $flywheel_bad_user {
+        default "";
+        "" $flywheel_claim;
     }
     map $cookie_%{cookie} $flywheel_cookie_user {
         default "";
+        "" "";
         "~^(?<flywheel_cookie_id>[A-Za-z0-9_-]{1,64})\\.[A-Za-z0-9_-]{43}=?$" $flywheel_cookie_id;
     }
     map "$flywheel_user$flywheel_cookie_user" $flywheel_new_user {

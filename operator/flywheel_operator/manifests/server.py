@@ -26,7 +26,7 @@ from flywheel_operator.model.status import ModelRef
 
 SERVER: Final = "server"
 ROUTER: Final = "router"
-GRACE_SECONDS: Final = 60
+GRACE_SECONDS: Final = 90
 """For the pause and the replies in flight; `runtime.terminationGracePeriodSeconds` speaks of checkpoints instead."""
 
 
