@@ -1,4 +1,4 @@
-"""The demo from the first step to the last: a cluster, the operator, a reward model, two generations, their results."""
+"""The demo from the first step to the last: cluster, operator, reward model, two generations, online test, results."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from rich.console import Console
 
 from e2e import installation
 from e2e.cluster import ClusterError
-from e2e.demo import chat, manifests, material, reporters, results, storage
+from e2e.demo import chat, manifests, material, online, reporters, results, storage
 from e2e.demo.board import Board, Step
 from e2e.demo.chitchat import CHARACTER, SYSTEM_PROMPT
 from e2e.demo.diagnosis import diagnose
@@ -45,7 +45,7 @@ class Demo:
         self._board.planned = tuple(manifests.name_of(file) for file in files)
         with self.step(f"Kubernetes cluster {self._target.context}"):
             self._target.up()
-        with self.step("Images of operator and trainer"):
+        with self.step("Images"):
             images = self._target.images(installation.IMAGES)
         with self.step("Base model and data"):
             prepared = material.prepare(self._reporter.say, OUTPUT / "prepare.log")
@@ -68,7 +68,11 @@ class Demo:
         with self.step("Plots, and the same prompt to all models"):
             plots = results.collect(claim, [judge, *generations], OUTPUT)
             answers = self._answers(claim, generations)
-        return results.Results(self._board, judge, generations, answers, plots, prepared.rule)
+        tested = None
+        if (uri := online.candidate_uri(generations)) is not None:
+            with self.step("Online test on simulated users"):
+                tested = online.run(kubectl, claim, uri, images["operator"], OUTPUT, self._reporter.say)
+        return results.Results(self._board, judge, generations, answers, plots, prepared.rule, tested)
 
     def kubectl(self) -> Kubectl:
         """kubectl in the demo's namespace."""
@@ -153,6 +157,7 @@ def _leave(target: targets.Target) -> None:
     kubectl = Kubectl(target.kubectl, target.kubeconfig, NAMESPACE)
     with contextlib.suppress(KubectlError):
         kubectl("annotate", "generations", "--all", "--overwrite", f"{COMMAND_RETIRE}=yes")
+        kubectl("delete", "abtests", "--all", "--timeout=180s")
         kubectl("delete", f"{KINDS['Generation']},{KINDS['RewardModel']}", "--all", "--timeout=180s")
     installation.uninstall(target, NAMESPACE)
     kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=180s")

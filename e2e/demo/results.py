@@ -11,6 +11,7 @@ from rich.panel import Panel
 from e2e.demo import chat, plots, tables
 from e2e.demo.board import Board
 from e2e.demo.objects import Turn, folder_on_claim
+from e2e.demo.online import Online
 from e2e.demo.storage import Claim
 from flywheel_contract.stages import Stage
 from flywheel_operator.model.status import GenerationStatus
@@ -32,6 +33,8 @@ class Results:
     plots: Sequence[Path]
     rule: str
     """How preferences and origins came about, in words."""
+    online: Online | None = None
+    """None: no Generation made a candidate."""
 
     def grids(self) -> list[tables.Grid]:
         """The tables."""
@@ -46,6 +49,8 @@ class Results:
         console.print(f"\nThe same prompt to all: {chat.PROMPT}", highlight=False)
         for name, text in self.answers.items():
             console.print(Panel(text, title=name, title_align="left"), markup=False)
+        for line in self.online.lines() if self.online else ():
+            console.print(line, markup=False, highlight=False)
         console.print("", times.rich(), sep="\n")
 
     def write(self, folder: Path) -> Path:
@@ -63,6 +68,7 @@ class Results:
             said,
             f"## The same prompt to all\n\n> {chat.PROMPT}\n\n{talk}",
             f"## Loss and reward\n\n{pictures}",
+            self._tested(),
             times.markdown(),
         ]
         report = folder / "report.md"
@@ -71,6 +77,12 @@ class Results:
             status = json.dumps(turn.status.to_json(), indent=1) + "\n"
             (folder / f"{turn.name}.status.json").write_text(status, encoding="utf-8")
         return report
+
+    def _tested(self) -> str:
+        if self.online is None:
+            return "## Online test\n\nThere was no candidate to test."
+        plot = f"\n\n![lift]({self.online.plot.name})" if self.online.plot else ""
+        return "## Online test\n\n" + "\n\n".join(self.online.lines()) + plot
 
 
 def collect(claim: Claim, turns: Sequence[Turn], folder: Path) -> list[Path]:
