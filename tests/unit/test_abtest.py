@@ -287,6 +287,9 @@ def test_what_it_can_see_is_said_before_the_start(bench: Bench) -> None:
     few.until_running(baseline(3000))
     assert few.condition("Powered")[:2] == ("False", "CannotSeeTarget")
     assert "CannotSeeTarget" in few.events
+    rare = between_generations(guardrails=[{"metric": "safetyViolationsPerMessage", "margin": 0.0001}])
+    rare.until_running(baseline(100_000))
+    assert rare.condition("Powered")[:2] == ("False", "GuardrailsCannotPass")
     none = between_generations()
     none.until_running()
     assert none.condition("Powered")[:2] == ("Unknown", "NoHistory")

@@ -6,7 +6,7 @@ from typing import Final, Literal
 from flywheel_contract.durations import seconds
 from flywheel_contract.experiment import AnalysisReason, AnalysisResult, Arm
 from flywheel_operator.decide.abtest import Decision, DecisionRule, final_verdict, harm_look
-from flywheel_operator.decide.power import outlook
+from flywheel_operator.decide.power import POWER, Outlook, outlook
 from flywheel_operator.manifests.analysis import Measurement
 from flywheel_operator.model.abtest_status import ABTestStatus, AbVerdictStatus, PowerStatus
 from flywheel_operator.model.experiment import NO_DATA_REASONS, AbReason, AbVerdict, LookOutcome
@@ -31,11 +31,6 @@ WINDOW_OVER: Final = "WindowOver"
 GENERATION_ENDED: Final = "GenerationEnded"
 POWERED: Final = "Powered"
 POLL_SECONDS: Final = 10.0
-_SIGHT: Final[dict[bool | None, tuple[Literal["True", "False", "Unknown"], str]]] = {
-    True: ("True", "SeesTarget"),
-    False: ("False", "CannotSeeTarget"),
-    None: ("Unknown", "NoHistory"),
-}
 BOTH: Final = (Arm.CONTROL, Arm.TREATMENT)
 
 
@@ -194,9 +189,9 @@ def _baseline(draft: Draft[ABTestStatus], observed: ObservedABTest) -> bool:
             PowerStatus(metric=g.metric, role="Guardrail", pass_probability=g.pass_probability) for g in seen.guardrails
         ]
         draft.set(power=power)
-        status, reason = _SIGHT[seen.sees_target]
+        status, reason = _sight(seen)
         draft.condition(POWERED, status, reason, seen.message)
-        if seen.sees_target is False:
+        if status == "False":
             draft.event("Warning", reason, seen.message)
         return True
     if run.state in ("Succeeded", "Failed"):
@@ -204,6 +199,17 @@ def _baseline(draft: Draft[ABTestStatus], observed: ObservedABTest) -> bool:
         draft.condition(POWERED, "Unknown", "NoHistory", f"what it can see is not known: {said}")
         return True
     return False
+
+
+def _sight(seen: Outlook) -> tuple[Literal["True", "False", "Unknown"], str]:
+    if seen.sees_target is None:
+        return "Unknown", "NoHistory"
+    if not seen.sees_target:
+        return "False", "CannotSeeTarget"
+    if seen.win_probability is not None and seen.win_probability < POWER:
+        # It would see the lift, and still not win: its guardrails have too few events to pass.
+        return "False", "GuardrailsCannotPass"
+    return "True", "SeesTarget"
 
 
 def _run(draft: Draft[ABTestStatus], observed: ObservedABTest) -> None:
