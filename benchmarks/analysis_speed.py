@@ -140,7 +140,7 @@ def timed(label: str, words: list[str]) -> float:
 
 def _lift(text: str) -> float:
     if not text.startswith("{"):
-        return float(text)
+        return float(text.rsplit(maxsplit=1)[-1])
     found = {metric["name"]: metric for metric in json.loads(text)["metrics"]}
     return float(found["messagesPerUser"]["lift"])
 

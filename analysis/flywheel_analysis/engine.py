@@ -98,7 +98,7 @@ class Engine:
             self.backend.raw_sql(f"COPY ({sql}) TO {_text(path)} (FORMAT {kind})")
 
     def _reader(self, name: TableName, found: Found, extra: tuple[str, ...]) -> tuple[str, dict[str, str]]:
-        if found.filesystem is not None:
+        if found.filesystem is not None and not set(self.backend.con.list_filesystems()) & set(found.protocols):
             self.backend.con.register_filesystem(found.filesystem)
         if found.parquet:
             files = ", ".join(map(_text, found.parquet))

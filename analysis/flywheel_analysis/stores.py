@@ -33,6 +33,12 @@ class Found:
     missing: bool = False
     filesystem: Any = None
 
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """The names that the file system goes by."""
+        names = getattr(self.filesystem, "protocol", ())
+        return (names,) if isinstance(names, str) else tuple(names)
+
 
 class Store:
     """Reads and writes below paths, claims and buckets."""

@@ -30,7 +30,7 @@ def report(measured: AnalysisReport) -> str:
 
 def baseline(measured: BaselineReport) -> str:
     """One line per metric."""
-    rows = [("metric", "mean", "variance", "users")]
+    rows: list[tuple[str, ...]] = [("metric", "mean", "variance", "users")]
     for metric in measured.metrics:
         found = metric.statistics
         rows.append((metric.name, _number(found.mean), _number(found.variance), str(found.n)))

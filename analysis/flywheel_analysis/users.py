@@ -105,6 +105,8 @@ def counted_events(events: ir.Table, users: Exposed, period: Period, test: str =
     joined = rows.inner_join(known, rows[USER] == known["fw_user"])
     joined = joined.filter(joined[TIME] >= joined["fw_from"])
     joined = joined.mutate(day=day_of(joined, period))
+    if "value" not in joined.columns:
+        joined = joined.mutate(value=ibis.null("float64"))
     return joined.rename({KEY: "fw_id", ARM: "fw_arm"}).drop("fw_user", "fw_from")
 
 
@@ -127,7 +129,7 @@ def summed(counted: ir.Table, period: Period, by: Sequence[str] = (KEY,)) -> ir.
         days = (ibis.literal(1, "int64") << counted["day"]).bit_or(where=message)
     else:
         days = counted["day"].nunique(where=message)
-    value = counted["value"] if "value" in counted.columns else ibis.null("float64")
+    value = counted["value"]
     found = counted.group_by(list(by)).aggregate(
         **{
             metrics.ACTIVE_DAYS: days,
@@ -137,10 +139,11 @@ def summed(counted: ir.Table, period: Period, by: Sequence[str] = (KEY,)) -> ir.
             metrics.ERRORS: counted.count(where=kind == EventType.ERROR.value),
             metrics.LATENCY_SUM: value.sum(where=message),
             metrics.LATENCY_COUNT: value.count(where=message),
-            EVENTS: counted.count(),
-            FALLBACK_EVENTS: counted.count(where=_fallback(counted)),
+            **_served(counted),
         }
     )
+    if "fallback" not in counted.columns:
+        found = found.mutate(**{EVENTS: ibis.literal(0, "int64"), FALLBACK_EVENTS: ibis.literal(0, "int64")})
     if period.days <= _MASK_DAYS:
         mask = found[metrics.ACTIVE_DAYS].coalesce(0)
         bits = ((mask >> day) & 1 for day in range(period.days))
@@ -238,6 +241,13 @@ def once(events: ir.Table, repeated: ir.Table | None = None) -> ir.Table:
 def _order(events: ir.Table) -> list[ir.Value]:
     # Beyond the time only so that the same rows give the same answer, in whatever order they are read.
     return [events[c] for c in (TIME, USER, "type", "value") if c in events.columns]
+
+
+def _served(counted: ir.Table) -> dict[str, ir.Value]:
+    """The counts behind the share of events that production served, where rows tell it."""
+    if "fallback" not in counted.columns:
+        return {}
+    return {EVENTS: counted.count(), FALLBACK_EVENTS: counted.count(where=_fallback(counted))}
 
 
 def _flag(truth: ir.BooleanValue) -> ir.IntegerValue:
