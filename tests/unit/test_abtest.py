@@ -1,5 +1,6 @@
 """The planner of ABTests, from its creation to its verdict and the way back."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -207,8 +208,8 @@ class Bench:
         return selector
 
 
-def generation(name: str, **status: Any) -> Generation:  # noqa: ANN401 -- fields of the status
-    raw = raw_object("Generation", name, generation_spec())
+def generation(name: str, spec: dict[str, Any] | None = None, **status: Any) -> Generation:  # noqa: ANN401 -- fields
+    raw = raw_object("Generation", name, generation_spec(**spec or {}))
     raw["status"] = {"candidate": {"generation": name, "uri": f"pvc://m/{name}", "digest": digest(name)}, **status}
     return Generation.model_validate_json(json.dumps(raw))
 
@@ -502,3 +503,111 @@ def test_two_models_without_a_generation() -> None:
     bench.step()
     assert f"{NAME}-control-server" in bench.deployments, "users still come through the router"
     assert f"{NAME}-treatment-server" not in bench.deployments
+
+
+def test_a_service_of_someone_else_is_waited_for(bench: Bench) -> None:
+    plan = abtest.plan(dataclasses.replace(bench.observe(), service_taken=True))
+    assert plan.status.conditions[-1].reason == "ServiceNameTaken"
+    bench.step()
+    assert bench.phase is ABTestPhase.PROVISIONING
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "reason"),
+    [
+        ({"lineage": "sol"}, {}, "GenerationNotFound"),
+        ({"serving": {"gateway": {"mode": "Disabled"}}}, {}, "GenerationNotReady"),
+        ({}, {"phase": "Aborted"}, "GenerationNotReady"),
+    ],
+)
+def test_arms_that_cannot_be_tested(bench: Bench, changes: dict[str, Any], status: dict[str, Any], reason: str) -> None:
+    bench.generations["luna-2"] = generation("luna-2", changes, **status)
+    bench.step()
+    bench.step()
+    assert bench.condition("Progressing")[1] == reason
+    assert bench.events == [reason], "said once"
+
+
+def test_a_control_that_moves_while_the_servers_start(bench: Bench) -> None:
+    bench.ready = False
+    bench.step()
+    assert bench.record is not None
+    bench.record = promote(bench.record, "luna-9", "pvc://m/luna-9", digest("luna-9"), T0)
+    bench.step()
+    assert bench.verdict == ("Inconclusive", "ControlMoved")
+
+
+def test_arms_of_the_wrong_size_are_not_extended() -> None:
+    bench = between_generations(onInconclusive="Extend")
+    bench.until_running()
+    bench.to_the_end(result(0.1, p=1e-9))
+    assert bench.verdict == ("Inconclusive", "SampleRatioMismatch")
+
+
+def test_a_look_that_could_not_be_taken_stops_nothing(bench: Bench) -> None:
+    bench.until_running()
+    start = bench.test.status.window_start
+    assert start is not None
+    bench.now = start + timedelta(days=1, minutes=10)
+    bench.step()
+    said = AnalysisResult(reason=AnalysisReason.INVALID_DATA, message="exposures: no column user_id")
+    entry = next(r for r in bench.test.status.runs if r.name == "day-1")
+    bench.jobs[str(entry.job)] = JobView(str(entry.job), JobState.FAILED, analysis=said, exit_code=65)
+    bench.step()
+    assert bench.phase is ABTestPhase.RUNNING
+    assert "AnalysisFailed" in bench.events
+    run = next(r for r in bench.test.status.runs if r.name == "day-1")
+    assert (run.state, run.attempts, run.message) == ("Failed", 1, "exposures: no column user_id")
+
+
+def test_a_job_that_is_held_says_why_and_one_that_is_gone_is_made_anew(bench: Bench) -> None:
+    bench.until_running()
+    start = bench.test.status.window_start
+    assert start is not None
+    bench.now = start + timedelta(days=1, minutes=10)
+    bench.step()
+    job = str(next(r for r in bench.test.status.runs if r.name == "day-1").job)
+    bench.jobs[job] = JobView(job, JobState.SUSPENDED, waiting="no quota")
+    bench.step()
+    assert next(r for r in bench.test.status.runs if r.name == "day-1").message == "no quota"
+    del bench.jobs[job]
+    bench.step()
+    bench.advance(60)
+    bench.step()
+    run = next(r for r in bench.test.status.runs if r.name == "day-1")
+    assert (run.attempts, run.failures) == (2, 0)
+    assert run.job != job
+
+
+def test_one_that_never_started_leaves_nothing(bench: Bench) -> None:
+    bench.generations.pop("luna-2")
+    bench.step()
+    bench.raw["metadata"]["annotations"] = {COMMAND_ABORT: "yes"}
+    plan = bench.step()
+    assert bench.phase is ABTestPhase.ABORTED
+    assert (plan.switch, plan.apply, plan.delete) == (None, (), ())
+    bench.raw["metadata"]["deletionTimestamp"] = "2026-01-03T00:00:00Z"
+    assert bench.step().remove_finalizer is None
+
+
+def test_a_suspended_generation_pauses_its_test(bench: Bench) -> None:
+    bench.generations["luna-2"] = generation("luna-2", abTest=NAME, phase="Testing")
+    bench.until_running()
+    bench.generations["luna-2"] = generation("luna-2", {"suspend": True}, abTest=NAME, phase="Suspended")
+    bench.step()
+    assert bench.test.status.paused
+
+
+def test_a_deleted_service_is_pointed_at_the_router_again(bench: Bench) -> None:
+    bench.until_running()
+    assert bench.record is not None
+    bench.record = bench.record.model_copy(update={"router": None})
+    bench.step()
+    assert bench.record.router == NAME
+
+
+def test_a_whole_namespace_that_goes_is_not_held_up(bench: Bench) -> None:
+    bench.until_running()
+    bench.raw["metadata"]["deletionTimestamp"] = "2026-01-03T00:00:00Z"
+    bench.record = None
+    assert bench.step().switch is None

@@ -31,7 +31,6 @@ WINDOW_OVER: Final = "WindowOver"
 GENERATION_ENDED: Final = "GenerationEnded"
 POWERED: Final = "Powered"
 POLL_SECONDS: Final = 10.0
-BOTH: Final = (Arm.CONTROL, Arm.TREATMENT)
 
 
 def plan(observed: ObservedABTest) -> Plan[ABTestStatus]:
@@ -138,7 +137,7 @@ def _provision(draft: Draft[ABTestStatus], observed: ObservedABTest) -> None:
     if moved is not None:
         _inconclusive(draft, AbReason.CONTROL_MOVED, moved)
         return
-    apply_arms(draft, observed, BOTH)
+    apply_arms(draft, observed)
     config = routing.apply_router(draft, observed, split=True, paused=_paused(draft, observed))
     measured = _baseline(draft, observed)
     waits = not_ready(observed) or routing.not_ready(observed, config)
@@ -217,7 +216,7 @@ def _run(draft: Draft[ABTestStatus], observed: ObservedABTest) -> None:
     if moved is not None:
         _inconclusive(draft, AbReason.CONTROL_MOVED, moved)
         return
-    apply_arms(draft, observed, BOTH)
+    apply_arms(draft, observed)
     paused = _paused(draft, observed)
     if paused != draft.status.paused:
         said = "production serves the treatment's users for now" if paused else "the treatment serves its users again"
@@ -225,9 +224,8 @@ def _run(draft: Draft[ABTestStatus], observed: ObservedABTest) -> None:
     draft.set(paused=paused)
     routing.apply_router(draft, observed, split=True, paused=paused)
     routing.point_here(draft, observed)
-    end = draft.status.window_end
-    over = end is not None and observed.now >= end
-    if over and draft.status.phase is not ABTestPhase.ANALYZING:
+    _, end = runs.window_of(draft.status)
+    if observed.now >= end and draft.status.phase is not ABTestPhase.ANALYZING:
         draft.set(phase=ABTestPhase.ANALYZING)
         draft.event("Normal", WINDOW_OVER, "the window is over; its events settle, then they are analysed")
     draft.look_again(runs.next_look(draft.status, observed))
@@ -245,7 +243,7 @@ def _measure(draft: Draft[ABTestStatus], observed: ObservedABTest, wanted: Measu
         return
     run, result = runs.advance(draft, observed, wanted)
     if result is not None:
-        report.show_result(draft, result)
+        report.show_result(draft, observed.test.spec, result)
     if result is None and run.state != "Failed":
         return
     if final:
@@ -279,8 +277,8 @@ def _decide(draft: Draft[ABTestStatus], observed: ObservedABTest, result: Analys
             _end(draft, ABTestPhase.FAILED, decision.reason.value, message)
             return
     elif undecided and spec.on_inconclusive == "Extend" and draft.status.extensions == 0:
-        end = draft.status.window_end
-        if end is not None and decision.reason is not AbReason.SAMPLE_RATIO_MISMATCH:
+        _, end = runs.window_of(draft.status)
+        if decision.reason is not AbReason.SAMPLE_RATIO_MISMATCH:
             draft.set(phase=ABTestPhase.RUNNING, window_end=end + _duration(observed), extensions=1)
             draft.event("Normal", "Extended", f"extended by {spec.duration}: {message}")
             return
@@ -347,8 +345,8 @@ def _wind_down(draft: Draft[ABTestStatus], observed: ObservedABTest) -> None:
     settled = routing.point_away(draft, observed)
     if not settled:
         return
-    ended = draft.status.completion_time or observed.now
-    left = observed.test.spec.serving.drain_seconds - (observed.now - ended).total_seconds()
+    assert draft.status.completion_time is not None
+    left = observed.test.spec.serving.drain_seconds - (observed.now - draft.status.completion_time).total_seconds()
     if left > 0:
         draft.look_again(left)
         return

@@ -98,13 +98,11 @@ def _reference(observed: ObservedABTest, side: Side) -> ModelRef | Missing:
     return candidate
 
 
-def apply_arms(draft: Draft[Any], observed: ObservedABTest, arms: tuple[Arm, ...]) -> None:
-    """Asks for the Services of `arms`, and for the servers of those that are no Generations."""
+def apply_arms(draft: Draft[Any], observed: ObservedABTest) -> None:
+    """Asks for the Services of both arms, and for the servers of those that are no Generations."""
     if observed.test.status.phase is not ABTestPhase.RUNNING:
         draft.create.append(key_secret(observed.test.spec.lineage, _unowned(observed)))
     for side in sides(observed):
-        if side.arm not in arms:
-            continue
         draft.apply.append(_service(observed, side))
         if side.variant.generation is None:
             _apply_server(draft, observed, side)

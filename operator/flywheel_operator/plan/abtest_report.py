@@ -4,6 +4,7 @@ from typing import Literal
 
 from flywheel_contract.experiment import AnalysisResult, MetricReading
 from flywheel_operator.decide.abtest import Decision
+from flywheel_operator.model.abtest import ABTestSpec
 from flywheel_operator.model.abtest_status import ABTestStatus, ExposedUsers, MetricOutcome
 from flywheel_operator.model.observed import ObservedABTest
 from flywheel_operator.plan import abtest_runs as runs
@@ -16,9 +17,7 @@ def show_day(draft: Draft[ABTestStatus], observed: ObservedABTest) -> None:
     status = draft.status
     done, days = runs.day_of(status, observed)
     draft.set(day=f"{done}/{days}" + (" (trial)" if status.trial else ""), stage="window")
-    start, end = status.window_start, status.window_end
-    if start is None or end is None:
-        return
+    start, end = runs.window_of(status)
     if observed.now < start:
         said = f"users are split already; the window opens at {start:%Y-%m-%dT%H:%M:%SZ}"
     elif observed.now < end:
@@ -36,7 +35,7 @@ def show_day(draft: Draft[ABTestStatus], observed: ObservedABTest) -> None:
     draft.condition(reasons.PROGRESSING, "True", "Testing", f"{said}{seen}{lift}{held}")
 
 
-def show_result(draft: Draft[ABTestStatus], result: AnalysisResult) -> None:
+def show_result(draft: Draft[ABTestStatus], spec: ABTestSpec, result: AnalysisResult) -> None:
     """Whom an analysis counted, its numbers, and the columns Exposed and Lift."""
     users, ratio = result.users, result.sample_ratio
     if users is not None:
@@ -48,9 +47,6 @@ def show_result(draft: Draft[ABTestStatus], result: AnalysisResult) -> None:
             sample_ratio_p_value=ratio.p_value if ratio is not None else None,
         )
         draft.set(users=counted, exposed=f"{users.control}/{users.treatment}")
-    spec = draft.status.resolved
-    if spec is None:
-        return
     readings = {m.name: m for m in result.metrics}
     guardrails = [g.metric for g in spec.guardrails]
     draft.set(

@@ -18,11 +18,16 @@ _MEASURED: Final = (AnalysisReason.SUCCEEDED, AnalysisReason.NO_DATA)
 _MISTAKES: Final = (AnalysisReason.INVALID_SPEC, AnalysisReason.INVALID_DATA)
 
 
+def window_of(status: ABTestStatus) -> tuple[datetime, datetime]:
+    """The window of a test that runs: both ends are written at once, when it opens."""
+    assert status.window_start is not None
+    assert status.window_end is not None
+    return status.window_start, status.window_end
+
+
 def day_of(status: ABTestStatus, observed: ObservedABTest) -> tuple[int, int]:
     """Whole days of the window that are over, and how many there are."""
-    start, end = status.window_start, status.window_end
-    if start is None or end is None:
-        return 0, 0
+    start, end = window_of(status)
     length = timedelta(seconds=seconds(observed.test.spec.day_length))
     passed = (observed.now - start) // length
     days = (end - start) // length
@@ -43,9 +48,7 @@ def due(status: ABTestStatus, observed: ObservedABTest) -> Measurement | None:
 
     Days that nobody looked at in time are passed by: later looks see all that they would have seen.
     """
-    start, end = status.window_start, status.window_end
-    if start is None or end is None:
-        return None
+    start, end = window_of(status)
     spec = observed.test.spec
     settled = observed.now - timedelta(seconds=seconds(spec.analysis.settle))
     if settled >= end:
@@ -57,9 +60,7 @@ def due(status: ABTestStatus, observed: ObservedABTest) -> Measurement | None:
 
 def next_look(status: ABTestStatus, observed: ObservedABTest) -> float:
     """Seconds until the window opens, or until the next look is due."""
-    start, end = status.window_start, status.window_end
-    if start is None or end is None:
-        return POLL_SECONDS
+    start, end = window_of(status)
     if observed.now < start:
         return (start - observed.now).total_seconds()
     spec = observed.test.spec
@@ -93,10 +94,10 @@ def advance(
     elif run.state == "Running":
         run, result = _look(observed, run, observed.jobs.get(run.job or ""))
     _put(draft, run)
-    if run.state == "Pending" and run.retry_time is not None:
-        draft.look_again((run.retry_time - observed.now).total_seconds())
-    elif run.state in ("Pending", "Running"):
+    if run.state == "Running":
         draft.look_again(POLL_SECONDS)
+    elif run.retry_time is not None:
+        draft.look_again((run.retry_time - observed.now).total_seconds())
     return run, result
 
 
@@ -113,11 +114,11 @@ def _start(draft: Draft[ABTestStatus], observed: ObservedABTest, wanted: Measure
 def _look(
     observed: ObservedABTest, run: AnalysisRun, view: JobView | None
 ) -> tuple[AnalysisRun, AnalysisResult | None]:
-    if view is None or view.state in (JobState.SUSPENDED, JobState.PENDING, JobState.RUNNING, JobState.DELETING):
-        # A Job that is gone was removed by its TTL, or by a person: the same look again finds the same numbers.
-        if view is None and run.job is not None:
-            return _again(observed, run, "its Job is gone", counts=False), None
-        return run.model_copy(update={"message": view.waiting if view and view.waiting else ""}), None
+    if view is None:
+        # It was removed by its TTL, or by a person: the same look again finds the same numbers.
+        return _again(observed, run, "its Job is gone", counts=False), None
+    if view.state in (JobState.SUSPENDED, JobState.PENDING, JobState.RUNNING, JobState.DELETING):
+        return run.model_copy(update={"message": view.waiting}), None
     result = view.analysis
     if view.state is JobState.SUCCEEDED and result is not None and result.reason in _MEASURED:
         update = {
