@@ -7,6 +7,7 @@ from typing import Any, Final
 import duckdb
 import ibis
 import ibis.expr.types as ir
+import numpy as np
 
 from flywheel_analysis.errors import AnalysisError, DataError, SourceUnavailableError, SpecError
 from flywheel_analysis.stores import Found
@@ -14,6 +15,8 @@ from flywheel_analysis.tables import KNOWN, NUMBERS, REQUIRED, SECOND, TEXTS, TI
 
 MEMORY_LIMIT: Final = "400MB"
 """What DuckDB may hold by default; more goes to the temporary folder."""
+_SORTED_HERE: Final = 16_000_000
+"""So many hashes, of 8 bytes each, are sorted outside of DuckDB's memory."""
 _TIMES: Final = ("TIMESTAMP", "DATE")
 
 
@@ -89,6 +92,36 @@ class Engine:
             cursor = self.backend.con.execute(ibis.to_sql(expression, dialect="duckdb"))
             names = [column[0] for column in cursor.description]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+    def occurring_twice(self, hashes: ir.Table, *, most: int | None, place: str = "the data") -> ir.Table | None:
+        """The values of the one column of `hashes` that occur more than once, as column `fw_hash`; None if none does.
+
+        `most` is the number of rows at most, where it is known without reading them.
+        """
+        with explained(place):
+            sql = ibis.to_sql(hashes, dialect="duckdb")
+            if most is not None and most <= _SORTED_HERE:
+                # Three times cheaper than a group by, but in memory that DuckDB does not count.
+                found = np.asarray(next(iter(self.backend.con.execute(sql).fetchnumpy().values())))
+                found.sort()
+                if not (found[1:] == found[:-1]).any():
+                    return None
+                del found
+            self.backend.raw_sql(
+                f"CREATE OR REPLACE TEMP TABLE fw_twice AS SELECT h.fw_hash FROM ({sql}) AS h(fw_hash) "
+                "GROUP BY h.fw_hash HAVING count(*) > 1"
+            )
+            table = self.backend.table("fw_twice")
+            return table if self.rows(table.limit(1)) else None
+
+    def row_count(self, found: Found) -> int | None:
+        """How many rows Parquet files hold, by their footers alone; None for other files."""
+        if not found.parquet:
+            return None
+        files = ", ".join(map(_text, found.parquet))
+        with explained(found.place):
+            rows = self.backend.con.execute(f"SELECT sum(num_rows) FROM parquet_file_metadata([{files}])").fetchall()
+        return int(rows[0][0])
 
     def copy(self, expression: ir.Table, path: str, *, place: str) -> None:
         """Writes `expression` to a local file, Parquet or JSON lines by its name."""

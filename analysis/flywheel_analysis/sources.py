@@ -71,6 +71,8 @@ class FileSource:
     place: str
     notes: list[str] = field(default_factory=list)
     is_log: bool = False
+    event_rows: int | None = None
+    """How many events there are at most, where that is known without reading them."""
 
     def keep_users(self, name: str, expression: ir.Table) -> users.Exposed:
         """As in `Source`; users are numbered, which makes joins cheaper."""
@@ -90,10 +92,8 @@ class FileSource:
         if "event_id" not in events.columns:
             return events
         hashes = events.filter(events["event_id"].notnull()).select(fw_hash=events["event_id"].hash())
-        twice = hashes.group_by("fw_hash").having(hashes.count() > 1).aggregate()
-        repeated = self.engine.settle("fw_repeated", twice, place=self.place)
-        found = self.engine.rows(repeated.aggregate(n=repeated.count()))[0]["n"]
-        return users.once(events, repeated) if found else events
+        repeated = self.engine.occurring_twice(hashes, most=self.event_rows, place=self.place)
+        return events if repeated is None else users.once(events, repeated)
 
     def close(self) -> None:
         """As in `Source`; the engine is its owner's to close."""
@@ -170,11 +170,13 @@ def _files(
 ) -> FileSource:
     notes: list[str] = []
     tables: list[ir.Table] = []
+    event_rows = None
     for name, place in ((TableName.EXPOSURES, exposures), (TableName.EVENTS, events)):
         found = store.find(place)
         if found.missing:
             raise DataError(f"{name.value}: there is no {place}")
         tables.append(engine.view(name, found, dimensions))
+        event_rows = engine.row_count(found)
         notes += [f"{place} holds no rows"] if not found.parquet and not found.json else []
     covariates = None
     if places.covariates is not None:
@@ -183,7 +185,7 @@ def _files(
             notes.append(f"covariates: there is no {places.covariates}; all are taken as 0")
         else:
             covariates = engine.view(TableName.COVARIATES, found)
-    return FileSource(engine, tables[0], tables[1], covariates, str(places), notes)
+    return FileSource(engine, tables[0], tables[1], covariates, str(places), notes, event_rows=event_rows)
 
 
 def _warehouse(exposures: str, events: str, covariates: str | None, engine: Engine) -> WarehouseSource:
