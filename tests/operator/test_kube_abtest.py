@@ -150,12 +150,15 @@ def test_metrics_of_a_test() -> None:
     test = parsing.ab_test(abtest_raw())
     outcome = MetricOutcome(name="messagesPerUser", role="Primary", lift=0.03, low=0.01, high=0.05)
     users = ExposedUsers(control=100, treatment=90)
-    status = ABTestStatus(phase=ABTestPhase.RUNNING, users=users, metrics=[outcome])
+    status = ABTestStatus(phase=ABTestPhase.RUNNING, paused=True, users=users, metrics=[outcome])
     metrics.show("ABTest", test, status)
     about = {"namespace": "ns", "name": "t1"}
     value = metrics.registry.get_sample_value
     assert value("flywheel_abtest_phase", {**about, "phase": "Running"}) == 1
     assert value("flywheel_abtest_exposed_users", {**about, "arm": "treatment"}) == 90
     assert value("flywheel_abtest_low", {**about, "metric": "messagesPerUser", "role": "Primary"}) == 0.01
+    assert value("flywheel_abtest_paused", about) == 1
+    metrics.show("ABTest", test, status.model_copy(update={"phase": ABTestPhase.COMPLETED}))
+    assert value("flywheel_abtest_paused", about) is None
     metrics.forget("ABTest", "ns", "t1")
     assert value("flywheel_abtest_exposed_users", {**about, "arm": "treatment"}) is None

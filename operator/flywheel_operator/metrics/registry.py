@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from flywheel_operator.model.abtest_status import ABTestStatus
 from flywheel_operator.model.objects import ABTest, Generation, RewardModel
+from flywheel_operator.model.phases import ABTEST_TERMINAL
 from flywheel_operator.model.status import GenerationStatus, RewardModelStatus, StageStatus
 
 _SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -42,6 +43,9 @@ class Metrics:
                 ("passed", "1 where the gate passed, 0 where it failed or was not measured."),
             )
         }
+        self._paused = self._one(
+            "flywheel_abtest_paused", "1 while production serves the treatment's users.", ("namespace", "name")
+        )
         self._users = self._one(
             "flywheel_abtest_exposed_users", "Exposed users at the last look.", ("namespace", "name", "arm")
         )
@@ -107,6 +111,8 @@ class Metrics:
             self._count_retries(kind, key[1], observed.status.stages, status.stages)
 
     def _show_test(self, put: _Put, name: tuple[str, str], status: ABTestStatus) -> None:
+        if status.phase not in ABTEST_TERMINAL:
+            put(self._paused, status.paused, *name)
         users = status.users
         if users is not None:
             put(self._users, users.control, *name, "control")
