@@ -33,6 +33,7 @@ check: venv ## Lint, types, room rules, generated files; seconds, changes nothin
 	.venv/bin/lint-imports --no-cache
 	$(PY) -m flywheel_operator.model.crds crds --check
 	$(PY) -m flywheel_operator.model.transitions_doc docs/transitions.md --check
+	$(PY) -m flywheel_analysis.schema docs/schemas/analysis-report.json --check
 	$(PY) charts/sync.py --check
 
 e2e: venv ## The cluster tests of `make test` alone.
@@ -41,9 +42,10 @@ e2e: venv ## The cluster tests of `make test` alone.
 e2e-full: venv ## The cluster tests that take longer.
 	$(PYTEST) -m full
 
-regen: venv ## Write the generated files anew: CRDs, docs/transitions.md, the chart's copies and manifests/base.
+regen: venv ## Write the generated files anew: CRDs, docs/transitions.md, docs/schemas, the chart's copies and manifests/base.
 	$(PY) -m flywheel_operator.model.crds crds
 	$(PY) -m flywheel_operator.model.transitions_doc docs/transitions.md
+	$(PY) -m flywheel_analysis.schema docs/schemas/analysis-report.json
 	$(PY) charts/sync.py
 
 requirements: venv ## Resolve the pinned requirements anew (asks the package index; PIP_FIND_LINKS names the CPU torch).
@@ -62,3 +64,4 @@ benchmarks: venv ## What performance is claimed from.
 	$(PY) -m benchmarks.trainer_overhead
 	$(PY) -m benchmarks.gateway_cpu
 	$(PY) -m benchmarks.abtest_errors
+	$(PY) -m benchmarks.analysis_speed
