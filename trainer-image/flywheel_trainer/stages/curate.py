@@ -1,7 +1,7 @@
 """curate: which conversations may be trained on, which only judge, and which are dropped, each with a counted reason.
 
-The order is fixed: latest turns, structure, consent, privacy, safety, near-duplicates, cap, split by user. A conversation counts
-under the first reason that drops it, and later filters never see it.
+The order is fixed: latest turns, structure, consent, privacy, safety, near-duplicates, cap, split by user. A
+conversation counts under the first reason that drops it, and later filters never see it.
 """
 
 import json
