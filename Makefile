@@ -63,5 +63,6 @@ cluster-down: venv ## Remove that cluster without a trace.
 benchmarks: venv ## What performance is claimed from.
 	$(PY) -m benchmarks.trainer_overhead
 	$(PY) -m benchmarks.gateway_cpu
+	$(PY) -m benchmarks.router_cpu
 	$(PY) -m benchmarks.abtest_errors
 	$(PY) -m benchmarks.analysis_speed

@@ -72,7 +72,7 @@ prepare() {
 }
 
 production_known() {
-  ! sed -n '/upstream flywheel_production/,/}/p' "$folder/nginx.conf" | grep -q 'is not known'
+  ! sed -n '/upstream none /,/}/p' "$folder/nginx.conf" | grep -q 'is not known'
 }
 
 follow() {

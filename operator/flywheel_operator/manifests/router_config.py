@@ -71,12 +71,14 @@ class Timeouts:
     configuration."""
     idle: float = 65
     """How long a client's connection may lie idle: longer than ingress controllers keep theirs (60)."""
-    upstream_idle: float = 2
-    """Age and idle time of a connection to an upstream. Together less than what a server waits between leaving the
-    endpoints and its end, so that no request is sent into a connection that closes."""
+    upstream_age: float = 3
+    """Age at which a connection to an upstream is closed after the reply. With the idle time it is less than what a
+    server waits between leaving the endpoints and its end: no request is sent into a connection that closes."""
+    upstream_idle: float = 1
+    """How long a connection to an upstream may lie idle."""
 
     def __post_init__(self) -> None:
-        for name in ("connect", "read", "turnover", "idle", "upstream_idle"):
+        for name in ("connect", "read", "turnover", "idle", "upstream_age", "upstream_idle"):
             value = getattr(self, name)
             _require(0.001 <= value <= 86400, f"timeouts.{name} is {value!r}: between 0.001 and 86400 seconds")
 

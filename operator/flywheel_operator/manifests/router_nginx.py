@@ -27,7 +27,6 @@ TOKEN_INCLUDE: Final = "token.conf"
 """Beside nginx.conf: the header with the router's token, written by the image's entrypoint from the mounted Secret."""
 KEPT_CONNECTIONS: Final = 64
 """Idle connections to an upstream that a worker keeps."""
-METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 ROUTES: Final = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/sessions", "/v1/events")
 """The paths that the access log names; no other, for a path may hold anything."""
 
@@ -63,68 +62,50 @@ http {
     map $uri $flywheel_route {
         default other;%{routes}
     }
-    map $request_method $flywheel_method {
-        default other;%{methods}
-    }
-    log_format flywheel escape=json '{"time":"$time_iso8601","lineage":"%{lineage}","test":"$flywheel_test",'
-        '"arm":"$flywheel_arm","fallback":"$flywheel_fallback","method":"$flywheel_method","route":"$flywheel_route",'
-        '"status":$status,"bytes":$bytes_sent,"seconds":$request_time,"upstreamStatus":"$upstream_status",'
-        '"upstreamConnectSeconds":"$upstream_connect_time","upstreamFirstByteSeconds":"$upstream_header_time",'
-        '"upstreamSeconds":"$upstream_response_time"}';
+    log_format flywheel escape=json '{"time":"$time_iso8601","lineage":"%{lineage}","test":"%{test}",'
+        '"arm":"$flywheel_arm","fallback":"$flywheel_fallback","route":"$flywheel_route","status":$status,'
+        '"bytes":$bytes_sent,"seconds":$request_time,"upstreamStatus":"$upstream_status",'
+        '"upstreamFirstByteSeconds":"$upstream_header_time","upstreamSeconds":"$upstream_response_time"}';
     access_log /dev/stdout flywheel buffer=32k flush=1s;
 
     # Who it is: the header of a configured proxy; else the id in the cookie, whose signature the gateway checks (a
-    # forged one only chooses a bucket); else an id drawn here, which the gateway signs.
+    # forged one only chooses a bucket); else an id drawn here, which the gateway signs. One of the three, the others
+    # are empty. A tab stands for what can be no id.
     geo $flywheel_peer {
         default 0;%{proxies}
     }
-    map $flywheel_peer $flywheel_claim {
-        default "";
-        1 $%{http_user};
+    map "$flywheel_peer$%{http_user}" $flywheel_user {
+        default "\\t";
+        0 "";
+        1 "";
+        "~^0" "";
+        "~^1(?<flywheel_vouched>[^\\x00-\\x1f\\x7f]{1,%{max_length}})$" $flywheel_vouched;
     }
-    map $flywheel_claim $flywheel_user {
+    map "$flywheel_user;$cookie_%{cookie}" $flywheel_cookie_user {
         default "";
-        "" "";
-        "~^[^\\x00-\\x1f\\x7f]{1,%{max_length}}$" $flywheel_claim;
-    }
-    map $flywheel_user $flywheel_bad_user {
-        default "";
-        "" $flywheel_claim;
-    }
-    map $cookie_%{cookie} $flywheel_cookie_user {
-        default "";
-        "" "";
-        "~^(?<flywheel_cookie_id>[A-Za-z0-9_-]{1,64})\\.[A-Za-z0-9_-]{43}=?$" $flywheel_cookie_id;
+        "~^;(?<flywheel_cookie_id>[A-Za-z0-9_-]{1,64})\\.[A-Za-z0-9_-]{43}=?$" $flywheel_cookie_id;
     }
     map "$flywheel_user$flywheel_cookie_user" $flywheel_new_user {
         default "";
         "" $request_id;
     }
-    map $flywheel_user $flywheel_key {
-        default $flywheel_user;
-        "" "$flywheel_cookie_user$flywheel_new_user";
-    }
-%{split}
-    map $flywheel_arm $flywheel_upstream {
-        default flywheel_production;%{routing}
-    }
-    map $flywheel_arm $flywheel_paused {
-        default "";%{paused}
+    split_clients "%{salt}|$flywheel_user$flywheel_cookie_user$flywheel_new_user" $flywheel_arm {%{split}
     }
 
     # What becomes of a request that got no reply. Production takes an arm's only where the arm cannot have worked on
     # it: nothing was sent, or the gateway said 503 (not ready), or the method changes nothing.
-    map "$flywheel_upstream$flywheel_fallback $request_method $upstream_status;$upstream_bytes_sent" $flywheel_failure {
+    map "$flywheel_arm$flywheel_fallback $request_method $upstream_status;$upstream_bytes_sent" $flywheel_failure {
         volatile;
         default failed;
-        "~^flywheel_(control|treatment) (GET|HEAD|OPTIONS) " fallback;
-        "~^flywheel_(control|treatment) \\S+ (.*[ ,:])?503;" fallback;
-        "~^flywheel_(control|treatment) .*;(.* : )?0(, 0)*$" fallback;
+        "~^(control|treatment) (GET|HEAD|OPTIONS) " fallback;
+        "~^(control|treatment) \\S+ (.*[ ,:])?503;" fallback;
+        "~^(control|treatment) .*;(.* : )?0(, 0)*$" fallback;
         "~[ ,:]503;" unavailable;
         "~;(.* : )?0(, 0)*$" unavailable;
         "~[ ,:]504;" timeout;
     }
 
+    # An upstream for each arm, by its name. `none`, who is not enrolled, is production.
 %{upstreams}
     server {
         listen %{port} backlog=4096;
@@ -142,7 +123,6 @@ http {
 
         proxy_http_version 1.1;
         proxy_buffering off;
-        proxy_buffer_size 8k;
         proxy_connect_timeout %{connect};
         proxy_read_timeout %{read};
         proxy_send_timeout 60s;
@@ -162,17 +142,17 @@ http {
         proxy_set_header %{user_header} "";
         proxy_set_header %{header_user} $flywheel_user;
         proxy_set_header %{header_new_user} $flywheel_new_user;
-        proxy_set_header %{header_test} $flywheel_test;
+        proxy_set_header %{header_test} "%{test}";
         proxy_set_header %{header_arm} $flywheel_arm;
         proxy_set_header %{header_fallback} $flywheel_fallback;
 
-        if ($flywheel_bad_user) {
+        if ($flywheel_user = "\\t") {
             return 400 '%{bad_user}';
         }
-        set $flywheel_fallback $flywheel_paused;
+        set $flywheel_fallback "";%{paused}
 
         location / {
-            proxy_pass http://$flywheel_upstream;
+            proxy_pass http://$flywheel_arm;
         }
         location @failed {
             if ($flywheel_failure = unavailable) {
@@ -186,7 +166,7 @@ http {
                 return 502 '%{failed}';
             }
             set $flywheel_fallback 1;
-            proxy_pass http://flywheel_production;
+            proxy_pass http://%{not_enrolled};
         }
         location @too_large {
             return 413 '%{too_large}';
@@ -210,28 +190,34 @@ http {
 }
 """)
 
+_PAUSED: Final = f"""
+        if ($flywheel_arm = {Arm.TREATMENT}) {{
+            set $flywheel_fallback 1;
+        }}"""
+
 
 def render(config: RouterConfig) -> str:
     """The nginx.conf. The entrypoint adds TOKEN_INCLUDE, and addresses in place of the upstreams' names."""
     times = config.timeouts
-    arms = {Arm.CONTROL: config.control, Arm.TREATMENT: None if config.treatment_paused else config.treatment}
-    upstreams = {"production": config.production} | {arm.value: up for arm, up in arms.items() if up}
-    paused = [f"{Arm.TREATMENT} 1;"] if config.treatment_paused else []
+    # A paused treatment keeps its name and its users, and is production.
+    arms = {NOT_ENROLLED: config.production, Arm.CONTROL.value: config.control}
+    arms[Arm.TREATMENT.value] = config.production if config.treatment_paused else config.treatment
     return _NGINX.substitute(
         lineage=config.lineage,
         workers=config.workers,
         port=config.port,
         health_port=config.health_port,
         routes=_block(f"{route} {route};" for route in ROUTES),
-        methods=_block(f"{method} {method};" for method in METHODS),
         proxies=_block(f"{peers} 1;" for peers in dict.fromkeys(map(network, config.trusted_proxies))),
         http_user="http_" + config.user_header.lower().replace("-", "_"),
         cookie=COOKIE_USER,
         max_length=USER_ID_MAX_LENGTH,
-        split=_split(config),
-        routing=_block(f"{arm} flywheel_{arm};" for arm, upstream in arms.items() if upstream),
-        paused=_block(paused),
-        upstreams="".join(_upstream(name, upstream, config) for name, upstream in upstreams.items()),
+        test=config.test,
+        salt=config.salt,
+        split=_block(_slices(config)),
+        not_enrolled=NOT_ENROLLED,
+        paused=_PAUSED if config.treatment_paused else "",
+        upstreams="".join(_upstream(name, upstream, config) for name, upstream in arms.items() if upstream),
         turnover=_ms(times.turnover),
         idle=_ms(times.idle),
         connect=_ms(times.connect),
@@ -265,33 +251,26 @@ def _error(kind: str, code: str, message: str) -> str:
     return json.dumps({"error": {"message": message, "type": kind, "code": code}}, separators=(",", ":"))
 
 
-def _split(config: RouterConfig) -> str:
-    """The arm of a user, and the test as it stands in headers."""
+def _slices(config: RouterConfig) -> list[str]:
+    """The slices of the users, in their order."""
     treatment = hundredths("treatment", config.treatment_percent)
     control = hundredths("control", config.control_percent)
     # nginx takes no slice of 0 %; `*` is what is left: the control, or who is not enrolled where there is none.
     slices = [(treatment, Arm.TREATMENT.value)] if treatment else []
     if control and (rest := 10_000 - treatment - control):
         slices.append((rest, NOT_ENROLLED))
-    lines = [f"{share / 100:.2f}% {arm};" for share, arm in slices]
-    lines.append(f"* {Arm.CONTROL.value if control else NOT_ENROLLED};")
-    return f"""\
-    split_clients "{config.salt}|$flywheel_key" $flywheel_arm {{{_block(lines)}
-    }}
-    map $flywheel_arm $flywheel_test {{
-        default "{config.test}";
-        {NOT_ENROLLED} "";
-    }}"""
+    return [f"{share / 100:.2f}% {arm};" for share, arm in slices] + [
+        f"* {Arm.CONTROL.value if control else NOT_ENROLLED};"
+    ]
 
 
 def _upstream(name: str, upstream: Upstream, config: RouterConfig) -> str:
     """max_fails=0: nobody is shut out for having failed; that is what readiness and endpoints are for."""
-    idle = _ms(config.timeouts.upstream_idle)
     servers = _block(f"server {server} max_fails=0;" for server in upstream.servers)
     return f"""\
-    upstream flywheel_{name} {{{servers}
+    upstream {name} {{{servers}
         keepalive {KEPT_CONNECTIONS};
-        keepalive_time {idle};
-        keepalive_timeout {idle};
+        keepalive_time {_ms(config.timeouts.upstream_age)};
+        keepalive_timeout {_ms(config.timeouts.upstream_idle)};
     }}
 """
