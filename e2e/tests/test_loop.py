@@ -1,4 +1,4 @@
-"""The loop: the chats held with one generation are what the next one learns from, and users decide whether it serves."""
+"""The loop: chats held with one generation are what the next one learns from, and users decide whether it serves."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The online tests of the cluster tests: served small models of different manner, and a population that talks to them."""
+"""Online tests on the cluster: served small models of different manner, and a population that talks to them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
