@@ -42,11 +42,18 @@ def resolve_generation(name: str, spec: GenerationSpec) -> ResolveSpec:
     """Everything that the spec names by URI, to be looked at and given a digest."""
     inputs = [
         *(
-            Input(name=f"traffic-{s.name}", role=Role.TRAFFIC, kind="Data", uri=s.uri, origin=s.origin)
+            Input(name=f"traffic-{s.name}", role=Role.TRAFFIC, kind="Data", uri=s.uri, origin=s.origin, dates=s.dates)
             for s in spec.data.traffic
         ),
         *(
-            Input(name=f"preferences-{s.name}", role=Role.PREFERENCES, kind="Data", uri=s.uri, origin=s.origin)
+            Input(
+                name=f"preferences-{s.name}",
+                role=Role.PREFERENCES,
+                kind="Data",
+                uri=s.uri,
+                origin=s.origin,
+                dates=s.dates,
+            )
             for s in spec.data.preferences
         ),
         *(Input(name=f"sft-{s.name}", role=Role.SFT_DATA, kind="Data", uri=s.uri) for s in spec.data.sft),
@@ -63,7 +70,14 @@ def resolve_reward_model(name: str, model: RewardModel) -> ResolveSpec:
     spec = model.spec
     inputs = [
         *(
-            Input(name=f"preferences-{s.name}", role=Role.PREFERENCES, kind="Data", uri=s.uri, origin=s.origin)
+            Input(
+                name=f"preferences-{s.name}",
+                role=Role.PREFERENCES,
+                kind="Data",
+                uri=s.uri,
+                origin=s.origin,
+                dates=s.dates,
+            )
             for s in spec.preferences
         ),
         Input(name=PARENT_INPUT, role=Role.POLICY, kind="Model", uri=spec.base_model),
