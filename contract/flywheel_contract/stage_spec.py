@@ -5,6 +5,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, model_validator
 
 from flywheel_contract.base import Digest, Record, digest_of
+from flywheel_contract.judging import StyleParams
 from flywheel_contract.params import (
     CurateParams,
     DpoParams,
@@ -59,6 +60,7 @@ class _StageSpec(Record):
     artifacts: ArtifactUri = Field(description="The root under which all outputs go.")
     inputs: list[Input] = Field(default_factory=list, max_length=MAX_INPUTS)
     characters: list[Character] = Field(default_factory=list, max_length=64)
+    style: StyleParams = Field(default_factory=StyleParams, description="Artefacts that reports of replies look for.")
     seed: int = Field(0, ge=0, lt=2**31)
     resume: bool = Field(True, description="Go on from a checkpoint of an earlier attempt where there is one.")
 
@@ -131,6 +133,7 @@ def inputs_digest(spec: StageSpec) -> Digest:
             "seed": spec.seed,
             "params": spec.params.to_json(),
             "characters": [c.to_json() for c in spec.characters],
+            "style": spec.style.to_json(),
             "inputs": [i.model_dump(mode="json", by_alias=True, exclude=where) for i in spec.inputs],
         }
     )
