@@ -6,7 +6,9 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from flywheel_contract.base import Digest, Record, digest_of
+from flywheel_contract.base import Digest, Name, Record, digest_of
+from flywheel_contract.characters import Character
+from flywheel_contract.judging import StyleParams
 from flywheel_contract.params import (
     CurateParams,
     DpoParams,
@@ -26,11 +28,6 @@ MAX_INPUTS: Final = 20
 """So many that the result of `resolve`, a digest for each, fits into a termination message."""
 
 MAX_DAYS: Final = 366
-
-SYSTEM_PROMPT_MAX_LENGTH: Final = 16384
-
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=63)]
-"""A Kubernetes name."""
 
 InputKind = Literal["Data", "Model"]
 
@@ -65,15 +62,6 @@ class Input(Record):
     weight: float = Field(1.0, description="For rewards: weight in the composite; for data: share in the mixture.")
 
 
-class Character(Record):
-    """A character that the model plays."""
-
-    name: Name
-    system_prompt: str = Field(
-        max_length=SYSTEM_PROMPT_MAX_LENGTH, description="Put before every conversation with this character."
-    )
-
-
 class _StageSpec(Record):
     api_version: Literal["contract.characterflywheel.dev/v1alpha1"] = API_VERSION
     owner: Name = Field(description="The Generation or RewardModel.")
@@ -81,6 +69,7 @@ class _StageSpec(Record):
     artifacts: ArtifactUri = Field(description="The root under which all outputs go.")
     inputs: list[Input] = Field(default_factory=list, max_length=MAX_INPUTS)
     characters: list[Character] = Field(default_factory=list, max_length=64)
+    style: StyleParams = Field(default_factory=StyleParams, description="Artefacts that reports of replies look for.")
     seed: int = Field(0, ge=0, lt=2**31)
     resume: bool = Field(True, description="Go on from a checkpoint of an earlier attempt where there is one.")
 
@@ -153,6 +142,7 @@ def inputs_digest(spec: StageSpec) -> Digest:
             "seed": spec.seed,
             "params": spec.params.to_json(),
             "characters": [c.to_json() for c in spec.characters],
+            "style": spec.style.to_json(),
             "inputs": [i.model_dump(mode="json", by_alias=True, exclude=where) for i in spec.inputs],
         }
     )

@@ -4,9 +4,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from flywheel_contract.base import Record
+from flywheel_contract.base import Name, Record
+from flywheel_contract.judging import StyleParams
 from flywheel_contract.metric_names import Metric
-from flywheel_contract.stage_spec import MAX_DAYS, DateRange, Name
+from flywheel_contract.stage_spec import MAX_DAYS, DateRange
 from flywheel_contract.stages import Origin, Stage
 from flywheel_contract.uris import ArtifactUri
 
@@ -211,6 +212,9 @@ class RunSpec(Record):
     artifacts: ArtifactsSpec = Field(description="Where outputs go.")
     runtime: Runtime = Field(default_factory=Runtime, description="How the pods run.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of all draws.")
+    style: StyleParams = Field(
+        default_factory=StyleParams, description="Style artefacts that the reports look for in replies."
+    )
     suspend: bool = Field(False, description="Stop the running Job (a checkpoint is saved) and start no other.")
     retry_policy: RetryPolicy = Field(default_factory=RetryPolicy, description="Retries of broken stages.")
     active_deadline_seconds: int | None = Field(

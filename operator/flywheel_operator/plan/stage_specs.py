@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from flywheel_contract.characters import Character
 from flywheel_contract.params import CurateParams, EvaluateParams
 from flywheel_contract.stage_spec import (
-    Character,
     CurateSpec,
     DpoSpec,
     EvaluateSpec,
@@ -62,7 +62,9 @@ def resolve_generation(name: str, spec: GenerationSpec) -> ResolveSpec:
         inputs.append(Input(name="general", role=Role.GENERAL, kind="Data", uri=spec.evaluation.general))
     if spec.parent.model is not None:
         inputs.append(Input(name=PARENT_INPUT, role=Role.POLICY, kind="Model", uri=spec.parent.model))
-    return ResolveSpec(owner=name, group=spec.lineage, artifacts=spec.artifacts.uri, inputs=inputs, seed=spec.seed)
+    return ResolveSpec(
+        owner=name, group=spec.lineage, artifacts=spec.artifacts.uri, inputs=inputs, style=spec.style, seed=spec.seed
+    )
 
 
 def resolve_reward_model(name: str, model: RewardModel) -> ResolveSpec:
@@ -82,7 +84,9 @@ def resolve_reward_model(name: str, model: RewardModel) -> ResolveSpec:
         ),
         Input(name=PARENT_INPUT, role=Role.POLICY, kind="Model", uri=spec.base_model),
     ]
-    return ResolveSpec(owner=name, group="reward-models", artifacts=spec.artifacts.uri, inputs=inputs, seed=spec.seed)
+    return ResolveSpec(
+        owner=name, group="reward-models", artifacts=spec.artifacts.uri, inputs=inputs, style=spec.style, seed=spec.seed
+    )
 
 
 def with_digests(inputs: Sequence[Input], resolved: Sequence[Output]) -> list[Input]:
@@ -108,6 +112,7 @@ def reward_model_spec(
         artifacts=resolve.artifacts,
         inputs=with_digests(resolve.inputs, resolved),
         characters=characters,
+        style=model.spec.style,
         seed=model.spec.seed,
         params=model.spec.training,
     )
@@ -133,7 +138,7 @@ def training_stage(stage: Stage, name: str, snapshot: Snapshot, done: Mapping[St
             return CurateSpec(**common, inputs=traffic, params=_plain(CurateParams, spec.curation))
         case Stage.REJECTION_SAMPLE if recipe.rejection_sampling is not None:
             inputs = [_output(done, Stage.CURATE, "prompts", Role.PROMPTS), policy, *rewards]
-            return RejectionSampleSpec(**common, inputs=inputs, params=recipe.rejection_sampling)
+            return RejectionSampleSpec(**common, style=spec.style, inputs=inputs, params=recipe.rejection_sampling)
         case Stage.SFT if recipe.sft is not None:
             source = (
                 _output(done, Stage.REJECTION_SAMPLE, "accepted", Role.ACCEPTED)
@@ -147,7 +152,7 @@ def training_stage(stage: Stage, name: str, snapshot: Snapshot, done: Mapping[St
             pairs = [_output(done, Stage.REJECTION_SAMPLE, "pairs", Role.PAIRS)] if sampled else []
             own = _by_role(data, Role.PREFERENCES)
             inputs = [policy, *pairs, *own, *_judging(done, own)]
-            return DpoSpec(**common, inputs=inputs, params=recipe.dpo)
+            return DpoSpec(**common, style=spec.style, inputs=inputs, params=recipe.dpo)
         case Stage.RL if recipe.rl is not None:
             inputs = [_output(done, Stage.CURATE, "prompts", Role.PROMPTS), policy, *rewards]
             return RlSpec(**common, inputs=inputs, params=recipe.rl)
@@ -159,7 +164,9 @@ def training_stage(stage: Stage, name: str, snapshot: Snapshot, done: Mapping[St
                 *_by_role(data, Role.GENERAL),
                 *rewards,
             ]
-            return EvaluateSpec(**common, inputs=inputs, params=_plain(EvaluateParams, spec.evaluation))
+            return EvaluateSpec(
+                **common, style=spec.style, inputs=inputs, params=_plain(EvaluateParams, spec.evaluation)
+            )
     raise ValueError(f"stage {stage} is not part of the recipe")
 
 
