@@ -53,7 +53,9 @@ class _Row(BaseModel):
     character: str | None = None
     origin: Origin
     time: Annotated[str | None, BeforeValidator(_text_of_time)] = None
+    locale: str | None = None
     signals: dict[str, bool | int | float | str | None] = Field(default_factory=dict)
+    metadata: dict[str, bool | int | float | str | None] = Field(default_factory=dict)
     consent: Consent = Consent()
 
     def to_json(self) -> dict[str, Any]:
