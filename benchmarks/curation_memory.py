@@ -1,9 +1,11 @@
 """Peak memory and time of curation's diversity step, at 10,000, 100,000 and 1,000,000 prompts.
 
 Each size runs in a process of its own, so that the peak (the kernel's ru_maxrss; pages of the vectors' file that are
-mapped count) is its own. `--embed` embeds so many real utterances (chitchat-dataset, where it is installed) with the
-shipped model; without it the vectors are synthetic: clusters of unequal size on the sphere, a tenth of them copies.
-`--rows` also builds that many Conversation rows first, as the stage holds them while it embeds.
+mapped count) is its own. `--embed FOLDER` embeds so many real utterances with the shipped model, of the package
+chitchat-dataset that is installed there (`pip install --target FOLDER chitchat-dataset`); without it the vectors are
+synthetic: around 500 middles of unequal weight, a tenth of them copies. `--rows` also builds that many Conversation
+rows first, as the stage holds them while it embeds. `nearExact`, up to 20,000: neighbours that a comparison of all
+with all finds, where clusters found `near`.
 Prints one line of JSON per size. Run it: python -m benchmarks.curation_memory
 """
 
@@ -17,12 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
+from e2e.demo import chitchat
 from flywheel_contract.params import DiversityParams
 from flywheel_trainer.data import diversity, embeddings
 from flywheel_trainer.data.rows import Conversation
 
 SIZES = (10_000, 100_000, 1_000_000)
 DIMENSIONS = 384
+EXACT = 20_000
 _CHUNK = 16_384
 _COPIES = 0.1
 
@@ -44,12 +48,11 @@ def synthetic(count: int, scratch: Path, seed: int = 0) -> embeddings.Vectors:
     return vectors
 
 
-def real(count: int, scratch: Path) -> embeddings.Vectors:
+def real(count: int, packages: Path, scratch: Path) -> embeddings.Vectors:
     """The first `count` utterances of the chit-chat data set, embedded."""
-    from chitchat_dataset import MessageDataset  # noqa: PLC0415 -- an optional package
-
-    texts = [str(text) for text, _ in zip(MessageDataset(), range(count), strict=False)]
-    return embeddings.Embedder(embeddings.embedded_model()).embed(texts, 64, scratch)
+    raw = json.loads((packages / chitchat.DATASET).read_text(encoding="utf-8"))
+    texts = [m["text"] for c in raw.values() for group in c["messages"] for m in group if m["text"].strip()]
+    return embeddings.Embedder(embeddings.embedded_model()).embed(texts[:count], 64, scratch)
 
 
 def rows(count: int) -> list[Conversation]:
@@ -69,7 +72,7 @@ def rows(count: int) -> list[Conversation]:
     ]  # fmt: skip
 
 
-def measure(count: int, embed: bool, with_rows: bool) -> None:
+def measure(count: int, packages: Path | None, with_rows: bool) -> None:
     """One size, in this process; prints its line."""
     params = DiversityParams(keep_fraction=0.7)
     with tempfile.TemporaryDirectory() as folder:
@@ -77,14 +80,14 @@ def measure(count: int, embed: bool, with_rows: bool) -> None:
         held = rows(count) if with_rows else []
         after_rows = _peak()
         scratch = Path(folder) / "vectors"
-        vectors = real(count, scratch) if embed else synthetic(count, scratch)
+        vectors = real(count, packages, scratch) if packages else synthetic(count, scratch)
         ready, before = time.perf_counter(), _peak()
         found = diversity.choose(
             vectors, similarity=params.similarity, keep_fraction=params.keep_fraction, clusters=None, seed=0
         )
         line = {
             "prompts": len(vectors),
-            "vectors": "MiniLM" if embed else "synthetic",
+            "vectors": "MiniLM" if packages else "synthetic",
             "type": str(vectors.dtype),
             "rows": len(held),
             "clusters": found.clusters,
@@ -97,6 +100,8 @@ def measure(count: int, embed: bool, with_rows: bool) -> None:
             "peakMiBOfVectors": round(before),
             "peakMiB": round(_peak()),
         }
+        if count <= EXACT:
+            line["nearExact"] = int(diversity.close(np.asarray(vectors, np.float32), params.similarity).sum())
     print(json.dumps(line), flush=True)
 
 
@@ -104,7 +109,7 @@ def main() -> None:
     """Parses the command line and measures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
-    parser.add_argument("--embed", action="store_true", help="embed real utterances with the shipped model")
+    parser.add_argument("--embed", type=Path, metavar="FOLDER", help="embed utterances of the package installed there")
     parser.add_argument("--rows", action="store_true", help="hold as many Conversation rows meanwhile")
     parsed = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")

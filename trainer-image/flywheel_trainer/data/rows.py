@@ -69,6 +69,11 @@ class Conversation(_Row):
     messages: list[Message] = Field(min_length=1)
 
 
+def prompt_text(row: Conversation) -> str:
+    """What was said before the last reply; a system prompt is the same in all conversations with a character."""
+    return "\n".join(m["content"] for m in row.messages[:-1] if m["role"] != "system")
+
+
 class Preference(_Row):
     """Two replies to one prompt, of which `chosen` is the better one (TRL's conversational format)."""
 

@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-import numpy as np
-
 from flywheel_contract.manifest import Measurement
 from flywheel_contract.metric_names import BY_ORIGIN, Metric, of_origin
 from flywheel_contract.params import CurateParams
@@ -20,7 +18,7 @@ from flywheel_contract.stages import Origin, Role
 from flywheel_trainer.context import StageContext, StageOutcome
 from flywheel_trainer.data import constraints
 from flywheel_trainer.data.constraints import Share, Traffic, sentence
-from flywheel_trainer.data.rows import DATA_FILE, Conversation, read_traffic, write_rows
+from flywheel_trainer.data.rows import DATA_FILE, Conversation, prompt_text, read_traffic, write_rows
 from flywheel_trainer.data.split import draw_key, held_out, is_keyed
 from flywheel_trainer.errors import ConfigError, DataError
 
@@ -207,48 +205,27 @@ def _near_duplicates(curation: Curation, params: CurateParams, _seed: int) -> No
         return
     from flywheel_trainer.data.duplicates import near_duplicates  # noqa: PLC0415 -- and so does datasketch
 
-    repeated = near_duplicates((_prompt_text(row) for row in curation.rows), params.near_duplicates.similarity)
+    repeated = near_duplicates((prompt_text(row) for row in curation.rows), params.near_duplicates.similarity)
     curation.keep([row for row, out in zip(curation.rows, repeated, strict=True) if not out], DUPLICATE)
 
 
-def _prompt_text(row: Conversation) -> str:
-    """What was said before the last reply; a system prompt is the same in all conversations with a character."""
-    return "\n".join(m["content"] for m in row.messages[:-1] if m["role"] != "system")
-
-
 def _diversity(curation: Curation, params: CurateParams, seed: int) -> None:
-    """Each origin by itself: what is near in one must not push out the other."""
     if params.diversity is None or not curation.rows:
         return
-    from flywheel_trainer.data import diversity, embeddings  # noqa: PLC0415 -- FAISS
+    from flywheel_trainer.data.embeddings import Embedder, embedded_model  # noqa: PLC0415 -- FAISS, torch: seconds
+    from flywheel_trainer.data.selection import diverse  # noqa: PLC0415
 
-    ctx, wanted = curation.ctx, params.diversity
-    given = ctx.inputs(Role.EMBEDDER)
-    embedder = embeddings.Embedder(given[0].path if given else embeddings.embedded_model())
-    kept: set[int] = set()
-    for origin in Origin:
-        numbers = np.array([n for n, row in enumerate(curation.rows) if row.origin is origin], dtype=np.intp)
-        if not len(numbers):
-            continue
-        texts = [_prompt_text(curation.rows[n]) for n in numbers]
-        vectors = embedder.embed(
-            texts,
-            wanted.batch_size,
-            ctx.work / "embeddings.f16",
-            lambda share, own=origin: ctx.progress(message=f"embedding prompts of {own.value}: {share:.0%}"),
-        )
-        found = diversity.choose(
-            vectors,
-            similarity=wanted.similarity,
-            keep_fraction=wanted.keep_fraction,
-            clusters=wanted.clusters,
-            seed=seed,
-        )
-        kept.update(numbers[found.kept].tolist())
-        curation.counts |= {
-            f"diversityClusters{origin.value}": found.clusters,
-            f"diversityNeighbours{origin.value}": int(found.near.sum()),
-        }
+    ctx = curation.ctx
+    folder = next((i.path for i in ctx.inputs(Role.EMBEDDER)), None) or embedded_model()
+    kept, counts = diverse(
+        curation.rows,
+        params.diversity,
+        Embedder(folder),
+        seed=seed,
+        scratch=ctx.work / "embeddings.f16",
+        say=lambda message: ctx.progress(message=message),
+    )
+    curation.counts |= counts
     curation.keep([row for n, row in enumerate(curation.rows) if n in kept], DIVERSITY)
 
 
