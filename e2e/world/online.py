@@ -80,6 +80,18 @@ def abtest(name: str, lineage: str, control: str, treatment: str, **spec: Any) -
     }
 
 
+@contextmanager
+def trying(world: World, test: Manifest) -> Iterator[str]:
+    """Makes a test, enters once its users are split, answers its name, and deletes it: its control would serve on."""
+    name = test["metadata"]["name"]
+    world.kubectl.apply(test)
+    try:
+        running(world, name)
+        yield name
+    finally:
+        world.kubectl("delete", "abt", name, "--timeout=120s")
+
+
 def running(world: World, name: str, seconds: float = 240) -> Manifest:
     """Waits until the users of a test are split, and answers its status."""
     return in_phase(world, name, ("Running",), seconds)
