@@ -1,5 +1,7 @@
 """StageSpec: all that a stage may know. A stage is a pure function of it."""
 
+from collections.abc import Iterator
+from datetime import date, timedelta
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
@@ -25,7 +27,26 @@ API_VERSION: Final = "contract.characterflywheel.dev/v1alpha1"
 MAX_INPUTS: Final = 20
 """So many that the result of `resolve`, a digest for each, fits into a termination message."""
 
+MAX_DAYS: Final = 366
+
 InputKind = Literal["Data", "Model"]
+
+
+class DateRange(Record):
+    """Some days of a log, by its folders `date=YYYY-MM-DD`; both ends belong to it."""
+
+    first: date = Field(description="The first day.")
+    last: date = Field(description="The last day; it must be over (UTC) when the data is read.")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not 0 <= (self.last - self.first).days < MAX_DAYS:
+            raise ValueError(f"dates: last is {self.last}: not before first, and at most {MAX_DAYS} days with it")
+        return self
+
+    def days(self) -> Iterator[date]:
+        """The days, in their order."""
+        return (self.first + timedelta(days=n) for n in range((self.last - self.first).days + 1))
 
 
 class Input(Record):
@@ -37,6 +58,7 @@ class Input(Record):
     uri: OutputUri
     digest: Digest | None = Field(None, description="What it must be; None only while it is being resolved.")
     origin: Origin | None = Field(None, description="For traffic and preferences: where they come from.")
+    dates: DateRange | None = Field(None, description="Only these days of a folder that holds `date=` folders.")
     weight: float = Field(1.0, description="For rewards: weight in the composite; for data: share in the mixture.")
 
 

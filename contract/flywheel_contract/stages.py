@@ -60,6 +60,8 @@ class Role(StrEnum):
     """A folder of task files of lm-evaluation-harness (evaluate)."""
     REWARD = "reward"
     """A trained reward model, with its weight."""
+    EMBEDDER = "embedder"
+    """A sentence-transformers model (curate); without one the embedded model is used."""
 
 
 OUTPUTS: Final[dict[Stage, tuple[str, ...]]] = {

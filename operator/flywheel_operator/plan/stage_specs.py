@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from pydantic import TypeAdapter
+
 from flywheel_contract.characters import Character
 from flywheel_contract.params import CurateParams, EvaluateParams
 from flywheel_contract.stage_spec import (
@@ -42,11 +44,18 @@ def resolve_generation(name: str, spec: GenerationSpec) -> ResolveSpec:
     """Everything that the spec names by URI, to be looked at and given a digest."""
     inputs = [
         *(
-            Input(name=f"traffic-{s.name}", role=Role.TRAFFIC, kind="Data", uri=s.uri, origin=s.origin)
+            Input(name=f"traffic-{s.name}", role=Role.TRAFFIC, kind="Data", uri=s.uri, origin=s.origin, dates=s.dates)
             for s in spec.data.traffic
         ),
         *(
-            Input(name=f"preferences-{s.name}", role=Role.PREFERENCES, kind="Data", uri=s.uri, origin=s.origin)
+            Input(
+                name=f"preferences-{s.name}",
+                role=Role.PREFERENCES,
+                kind="Data",
+                uri=s.uri,
+                origin=s.origin,
+                dates=s.dates,
+            )
             for s in spec.data.preferences
         ),
         *(Input(name=f"sft-{s.name}", role=Role.SFT_DATA, kind="Data", uri=s.uri) for s in spec.data.sft),
@@ -57,6 +66,9 @@ def resolve_generation(name: str, spec: GenerationSpec) -> ResolveSpec:
         inputs.append(Input(name="judge", role=Role.JUDGE, kind="Model", uri=spec.evaluation.judge_model))
     if spec.evaluation.benchmark_tasks is not None:
         inputs.append(Input(name="benchmarks", role=Role.BENCHMARK, kind="Data", uri=spec.evaluation.benchmark_tasks))
+    diversity = spec.curation.diversity
+    if diversity is not None and diversity.embedding_model is not None:
+        inputs.append(Input(name="embedder", role=Role.EMBEDDER, kind="Model", uri=diversity.embedding_model))
     if spec.parent.model is not None:
         inputs.append(Input(name=PARENT_INPUT, role=Role.POLICY, kind="Model", uri=spec.parent.model))
     return ResolveSpec(
@@ -69,7 +81,14 @@ def resolve_reward_model(name: str, model: RewardModel) -> ResolveSpec:
     spec = model.spec
     inputs = [
         *(
-            Input(name=f"preferences-{s.name}", role=Role.PREFERENCES, kind="Data", uri=s.uri, origin=s.origin)
+            Input(
+                name=f"preferences-{s.name}",
+                role=Role.PREFERENCES,
+                kind="Data",
+                uri=s.uri,
+                origin=s.origin,
+                dates=s.dates,
+            )
             for s in spec.preferences
         ),
         Input(name=PARENT_INPUT, role=Role.POLICY, kind="Model", uri=spec.base_model),
@@ -124,8 +143,8 @@ def training_stage(stage: Stage, name: str, snapshot: Snapshot, done: Mapping[St
     rewards = snapshot.rewards
     match stage:
         case Stage.CURATE:
-            traffic = _by_role(data, Role.TRAFFIC)
-            return CurateSpec(**common, inputs=traffic, params=_plain(CurateParams, spec.curation))
+            inputs = [*_by_role(data, Role.TRAFFIC), *_by_role(data, Role.EMBEDDER)]
+            return CurateSpec(**common, inputs=inputs, params=_plain(CurateParams, spec.curation))
         case Stage.REJECTION_SAMPLE if recipe.rejection_sampling is not None:
             inputs = [_output(done, Stage.CURATE, "prompts", Role.PROMPTS), policy, *rewards]
             return RejectionSampleSpec(**common, style=spec.style, inputs=inputs, params=recipe.rejection_sampling)
@@ -186,8 +205,9 @@ def policy_before(stage: Stage, snapshot: Snapshot, done: Mapping[Stage, StageSt
 
 
 def _plain(model: type[Any], value: Any) -> Any:  # noqa: ANN401 -- a params model and a subclass' instance
-    """`value` as the contract's own model, without what the API adds to it."""
-    return model(**{name: getattr(value, name) for name in model.model_fields})
+    """`value` as the contract's own model, without what the API adds to it or to what it holds."""
+    adapter = TypeAdapter(model)
+    return adapter.validate_python(adapter.dump_python(value))
 
 
 def _by_role(inputs: Sequence[Input], role: Role) -> list[Input]:
