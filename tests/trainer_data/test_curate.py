@@ -257,7 +257,10 @@ def tiny_embedder(folder: Path) -> None:
 
 
 def test_constraints_stand_in_report_counts_and_message(bench: Workbench) -> None:
-    rows = [{**r, "locale": "de" if n % 10 < 2 else "en"} for n, r in enumerate(tiny_data.traffic(400, users=80))]
+    rows = [
+        {**r, "locale": "de" if n % 10 < 2 else "en", "metadata": {"contact": "canary@example.com"}}
+        for n, r in enumerate(tiny_data.traffic(400, users=80))
+    ]
     target = [{"value": "de", "share": 0.3}, {"value": "fr", "share": 0.1}]
     code, result = curated(
         bench, rows, **NO_FILTERS, constraints={"dimensions": [{"name": "locale", "target": target}]}
@@ -279,6 +282,8 @@ def test_constraints_stand_in_report_counts_and_message(bench: Workbench) -> Non
     assert result.metrics[Metric.DROPPED_CONSTRAINTS].value == counts["droppedConstraints"] > 0
     assert "locale (Internal) fr is 0.0% of 10.0%: no conversation has it" in result.message
     assert {r.locale for r in left(bench, result, "prompts")} == {"de", "en"}
+    written = [file.read_text(encoding="utf-8") for file in bench.folder(result).rglob("*.json*")]
+    assert not any("canary" in text for text in written)
 
 
 def test_a_wrong_constraint_or_locale_is_one_sentence(bench: Workbench) -> None:
