@@ -11,7 +11,7 @@ from flywheel_contract.params import (
     EvaluateParams,
     RejectionSampleParams,
     ResolveParams,
-    RewardModelParams,
+    RewardStageParams,
     RlParams,
     SftParams,
 )
@@ -31,6 +31,13 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_len
 InputKind = Literal["Data", "Model"]
 
 
+class RewardScale(Record):
+    """Mean and deviation of a reward model's scores on its own held-out rows."""
+
+    mean: float
+    std: float = Field(gt=0)
+
+
 class Input(Record):
     """One thing that a stage reads."""
 
@@ -41,6 +48,7 @@ class Input(Record):
     digest: Digest | None = Field(None, description="What it must be; None only while it is being resolved.")
     origin: Origin | None = Field(None, description="For traffic and preferences: where they come from.")
     weight: float = Field(1.0, description="For rewards: weight in the composite; for data: share in the mixture.")
+    scale: RewardScale | None = Field(None, description="For rewards: what their scores are standardised by.")
 
 
 class Character(Record):
@@ -82,7 +90,7 @@ class CurateSpec(_StageSpec):
 
 class RewardModelSpec(_StageSpec):
     stage: Literal[Stage.REWARD_MODEL] = Stage.REWARD_MODEL
-    params: RewardModelParams = Field(default_factory=RewardModelParams)
+    params: RewardStageParams = Field(default_factory=RewardStageParams)
 
 
 class RejectionSampleSpec(_StageSpec):

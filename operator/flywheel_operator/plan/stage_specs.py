@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from flywheel_contract.params import CurateParams, EvaluateParams
+from flywheel_contract.params import CurateParams, EvaluateParams, RewardModelParams, RewardStageParams
 from flywheel_contract.stage_spec import (
     Character,
     CurateSpec,
@@ -66,6 +66,10 @@ def resolve_reward_model(name: str, model: RewardModel) -> ResolveSpec:
             Input(name=f"preferences-{s.name}", role=Role.PREFERENCES, kind="Data", uri=s.uri, origin=s.origin)
             for s in spec.preferences
         ),
+        *(
+            Input(name=f"traffic-{s.name}", role=Role.TRAFFIC, kind="Data", uri=s.uri, origin=s.origin)
+            for s in spec.traffic
+        ),
         Input(name=PARENT_INPUT, role=Role.POLICY, kind="Model", uri=spec.base_model),
     ]
     return ResolveSpec(owner=name, group="reward-models", artifacts=spec.artifacts.uri, inputs=inputs, seed=spec.seed)
@@ -95,7 +99,11 @@ def reward_model_spec(
         inputs=with_digests(resolve.inputs, resolved),
         characters=characters,
         seed=model.spec.seed,
-        params=model.spec.training,
+        params=RewardStageParams(
+            **{name: getattr(model.spec.training, name) for name in RewardModelParams.model_fields},
+            type=model.spec.type,
+            signal=model.spec.signal,
+        ),
     )
 
 
@@ -144,6 +152,7 @@ def training_stage(stage: Stage, name: str, snapshot: Snapshot, done: Mapping[St
                 _model("baseline", Role.BASELINE, snapshot.baseline),
                 *_by_role(data, Role.GENERAL),
                 *rewards,
+                *([snapshot.pairwise] if snapshot.pairwise is not None else []),
             ]
             return EvaluateSpec(**common, inputs=inputs, params=_plain(EvaluateParams, spec.evaluation))
     raise ValueError(f"stage {stage} is not part of the recipe")
