@@ -30,6 +30,7 @@ class Mistake:
 
 
 TRAFFIC = {"name": "staff", "origin": "Internal"}
+LOG = {"name": "chats", "origin": "User", "uri": "pvc://claim/runs/luna/traffic/turns"}
 SFT_ONLY = {"rejectionSampling": None, "dpo": None, "rl": None}
 
 GENERATION_MISTAKES = [
@@ -48,6 +49,18 @@ GENERATION_MISTAKES = [
     ),
     Mistake(
         "a reward twice", "spec.rewards[1]", "Duplicate", {"rewards": [{"rewardModel": "a"}, {"rewardModel": "a"}]}
+    ),
+    Mistake(
+        "days in the wrong order",
+        "spec.data.traffic[0].dates.last",
+        "must not be before dates.first",
+        {"data": {"traffic": [LOG | {"dates": {"first": "2026-03-08", "last": "2026-03-02"}}]}},
+    ),
+    Mistake(
+        "a day that no calendar has",
+        "spec.data.traffic[0].dates.first",
+        "must be of type date",
+        {"data": {"traffic": [LOG | {"dates": {"first": "2026-02-30", "last": "2026-03-02"}}]}},
     ),
     Mistake("no recipe", "spec.recipe", "Required", {"recipe": None}),
     Mistake("empty recipe", "spec.recipe", "set at least one of sft, dpo and rl", {"recipe": SFT_ONLY | {"sft": None}}),
@@ -146,7 +159,7 @@ GENERATION_MISTAKES = [
     Mistake(
         "character with two prompts",
         "spec.characters[0]",
-        "exactly one of systemPrompt and systemPromptFrom",
+        "set one of systemPrompt and systemPromptFrom",
         {"characters": [{"name": "luna", "systemPrompt": "a", "systemPromptFrom": {"name": "a", "key": "b"}}]},
     ),
     Mistake(
@@ -159,7 +172,25 @@ GENERATION_MISTAKES = [
 
 REWARD_MODEL_MISTAKES = [
     Mistake("unknown field", "spec.model", "unknown field", {"model": "hf://a/b"}),
-    Mistake("no pairs", "spec.preferences", "at least 1 items", {"preferences": []}),
+    Mistake("no pairs", "spec.preferences", "learn from preferences", {"preferences": []}),
+    Mistake("signal of a judge of pairs", "spec.signal", "with that type", {"signal": {"name": "continued"}}),
+    Mistake(
+        "traffic for a judge of pairs", "spec.signal", "with that type", {"type": "Pairwise", "traffic": [TRAFFIC]}
+    ),
+    Mistake("signal without its name", "spec.signal", "with that type", {"type": "UserSignal", "traffic": [TRAFFIC]}),
+    Mistake(
+        "user signal from pairs",
+        "spec.preferences",
+        "UserSignal do not",
+        {"type": "UserSignal", "traffic": [TRAFFIC], "signal": {"name": "continued"}},
+    ),
+    Mistake(
+        "gate on a metric of another type",
+        "spec.gates.rules",
+        "no model of type Pointwise reports",
+        {"gates": {"rules": [{"name": "auc", "metric": "signalAuc", "min": 0.5}]}},
+    ),
+    Mistake("unknown type", "spec.type", "supported values", {"type": "Listwise"}),
     Mistake(
         "gate on a metric of another kind",
         "spec.gates.rules[0].metric",
