@@ -65,6 +65,8 @@ class Role(StrEnum):
     """A trained reward model, with its weight."""
     PAIRWISE = "pairwise"
     """A trained pairwise reward model, which only judges (evaluate)."""
+    EMBEDDER = "embedder"
+    """A sentence-transformers model (curate); without one the embedded model is used."""
 
 
 OUTPUTS: Final[dict[Stage, tuple[str, ...]]] = {

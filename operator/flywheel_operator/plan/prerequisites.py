@@ -149,13 +149,14 @@ def _parent(observed: ObservedGeneration) -> ModelRef | Missing | None:
 def _rewards(observed: ObservedGeneration) -> list[Input] | Missing:
     """The terms of the composite reward, each with its weight and scale."""
     inputs = []
-    for reference in observed.generation.spec.rewards:
+    generation = observed.generation
+    for reference in generation.spec.rewards:
         name = reference.reward_model
         made = _trained(observed, name, "spec.rewards")
         if isinstance(made, Missing):
             return made
         model = observed.reward_models[name]
-        unfit = _unfit_to_select(model)
+        unfit = _unfit_to_select(model) or _saw_judges(model, generation)
         if unfit is not None:
             return unfit
         inputs.append(
@@ -181,13 +182,17 @@ def _pairwise(observed: ObservedGeneration) -> Input | Missing | None:
     made = _trained(observed, name, "spec.evaluation.pairwise")
     if isinstance(made, Missing):
         return made
-    kind = observed.reward_models[name].spec.type
+    model = observed.reward_models[name]
+    kind = model.spec.type
     if kind is not RewardModelType.PAIRWISE:
         return Missing(
             reasons.REWARD_MODEL_UNFIT,
             f"spec.evaluation.pairwise refuses the RewardModel {name}: it is of type {kind.value} and reads one reply "
             "at a time; name one of type Pairwise",
         )
+    saw = _saw_judges(model, observed.generation)
+    if saw is not None:
+        return saw
     return Input(name=f"pairwise-{name}", role=Role.PAIRWISE, kind="Model", uri=made.uri, digest=made.digest)
 
 
@@ -233,6 +238,22 @@ def _unfit_to_select(model: RewardModel) -> Missing | None:
                 "knows whether the signal is stable; keep its default gates, or set your own on these",
             )
     return None
+
+
+def _saw_judges(model: RewardModel, generation: Generation) -> Missing | None:
+    """Whether the reward model learned from users who are to judge the candidate.
+
+    The same hash splits both: of two shares the smaller one's users are among the larger one's.
+    """
+    held_out, judging = model.spec.training.holdout_fraction, generation.spec.curation.holdout_fraction
+    if held_out >= judging:
+        return None
+    return Missing(
+        reasons.REWARD_MODEL_SAW_JUDGES,
+        f"the RewardModel {model.metadata.name} learned from users who are to judge: it holds out {held_out:g} of the "
+        f"users, spec.curation.holdoutFraction is {judging:g}; lower that, or name a RewardModel with a larger "
+        "training.holdoutFraction",
+    )
 
 
 def _scale(model: RewardModel) -> RewardScale | None:
