@@ -23,7 +23,7 @@ from flywheel_contract.stages import RewardModelType, Role
 from flywheel_trainer.context import LocalInput, StageContext
 from flywheel_trainer.data.rows import Message
 from flywheel_trainer.models import load_reward, load_tokenizer
-from flywheel_trainer.prompts import fit_prompt, render, token_ids
+from flywheel_trainer.prompts import fit_prompt, render, split_tools, token_ids
 from flywheel_trainer.rewards import logits, most_tokens
 
 _FIRST: Final = "\n\nReply A:\n"
@@ -82,6 +82,7 @@ def encode(
 
     What people wrote is never read as a special token of the template.
     """
+    prompt, _ = split_tools(prompt)  # what the character could call is no part of what it is judged by
     a, b = _plain(tokenizer, first), _plain(tokenizer, second)
     room = max_length - _frame(tokenizer) - len(a) - len(b)
     if room < 1:

@@ -19,7 +19,18 @@ from flywheel_contract.manifest import Measurement
 from flywheel_contract.metric_names import Metric
 from flywheel_contract.params import RewardModelParams, RewardStageParams
 from flywheel_contract.stages import Origin, RewardModelType, Role
-from flywheel_trainer import calibration, classifier, intervals, probes, reports, style_report, surface, training
+from flywheel_trainer import (
+    calibration,
+    classifier,
+    intervals,
+    pair_filter,
+    probes,
+    reports,
+    style_report,
+    surface,
+    training,
+)
+from flywheel_trainer.annotation import measuring
 from flywheel_trainer.callbacks import History
 from flywheel_trainer.context import StageContext, StageOutcome, is_main_process
 from flywheel_trainer.data.rows import Message, Preference
@@ -27,7 +38,7 @@ from flywheel_trainer.data.split import held_out
 from flywheel_trainer.examples import encode_pair, preferences, require
 from flywheel_trainer.models import load_reward, read_scorer
 from flywheel_trainer.pairwise import PairwiseScorer, encode, text_of
-from flywheel_trainer.prompts import render, token_ids
+from flywheel_trainer.prompts import render, split_tools, token_ids
 from flywheel_trainer.rewards import Scorer
 from flywheel_trainer.stages import signal_model
 
@@ -91,7 +102,9 @@ def run(ctx: StageContext) -> StageOutcome:
     pairwise = params.type is RewardModelType.PAIRWISE
     base = ctx.input(Role.POLICY).path
     start = training.prepare(ctx, params, base, classifier.reader(params.type) if pairwise else read_scorer)
-    fitted, measured, counts = _split(ctx, start.tokenizer)
+    fitted, held, counts = _split(ctx, start.tokenizer)
+    alpha = measuring.agreement([pair.row for pair in held])
+    measured, counts = _agreed(held, params, counts)
     fit, judge = (_fit_pairwise, _judge_pairwise) if pairwise else (_fit_pointwise, _judge_pointwise)
     history = fit(ctx, params, start, fitted)
     model = training.leave_model(ctx, params, start)
@@ -99,6 +112,8 @@ def run(ctx: StageContext) -> StageOutcome:
     said = judge(params, model, start.tokenizer, measured)
     metrics = {**said.metrics, **_accuracy(ctx, said.margins, measured), **_calibration(ctx, said.margins, measured)}
     metrics |= _surface(ctx, said.margins, fitted, measured)
+    if alpha is not None:
+        metrics[Metric.ANNOTATOR_AGREEMENT] = alpha
     correlation = probes.rank_correlation(said.leanings, said.lengths)
     if correlation is not None:
         metrics[Metric.LENGTH_CORRELATION] = Measurement(value=correlation, n=len(said.leanings))
@@ -181,24 +196,31 @@ def _judge_pairwise(
 def _split(ctx: StageContext, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Pair], list[Pair], dict[str, int]]:
     """The pairs to fit and the pairs to measure; no user is in both."""
     params: RewardModelParams = ctx.spec.params
-    rows = preferences(ctx, Role.PREFERENCES)
-    counts = {"rows": len(rows), "dropped-length-ratio": 0, "dropped-too-long": 0}
+    given = preferences(ctx, Role.PREFERENCES)
+    rows, dropped = pair_filter.kept(given, params.pair_filter)
+    counts = {"rows": len(given), **dropped, "dropped-too-long": 0}
     fitted: list[Pair] = []
     measured: list[Pair] = []
     for row in rows:
-        if params.max_length_ratio is not None and _length_ratio(row) > params.max_length_ratio:
-            counts["dropped-length-ratio"] += 1
-            continue
         pair = encode_pair(ctx, tokenizer, row, params.max_length)
         if pair is None:
             counts["dropped-too-long"] += 1
             continue
+        pair = split_tools(pair[0])[0], split_tools(pair[1])[0]  # a reward model reads what is said
         (measured if held_out(row.user, params.holdout_fraction) else fitted).append(Pair(row, *pair))
     require(fitted, "stage reward-model, pairs to train on")
     require(measured, "stage reward-model, pairs of held-out users")
     if is_main_process():
         style_report.leave_pairs(ctx, [pair.row for pair in fitted + measured])
     return fitted, measured, counts | {"train-pairs": len(fitted), "held-out-pairs": len(measured)}
+
+
+def _agreed(held: list[Pair], params: RewardModelParams, counts: dict[str, int]) -> tuple[list[Pair], dict[str, int]]:
+    """The held-out pairs that may measure: those on which reviewers agree, where there are several reviews."""
+    usable = measuring.measurable([pair.row for pair in held], params.agreement)
+    measured = [pair for pair, use in zip(held, usable, strict=True) if use]
+    require(measured, "stage reward-model, pairs of held-out users on which several reviewers agree")
+    return measured, counts | {"measured-pairs": len(measured), "held-out-no-agreement": len(held) - len(measured)}
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> dict[str, list[int]]:
@@ -264,11 +286,6 @@ def _share(ctx: StageContext, pairs: list[Pair], won: np.ndarray) -> Measurement
 
 def _length(reply: list[Message]) -> int:
     return sum(len(message["content"]) for message in reply)
-
-
-def _length_ratio(row: Preference) -> float:
-    short, long = sorted((_length(row.chosen), _length(row.rejected)))
-    return long / max(short, 1)
 
 
 def _sentence(metrics: dict[Metric, Measurement], pairs: int) -> str:

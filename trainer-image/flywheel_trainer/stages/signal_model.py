@@ -28,7 +28,7 @@ from flywheel_trainer.errors import DataError
 from flywheel_trainer.examples import conversations, require
 from flywheel_trainer.intervals import Estimate
 from flywheel_trainer.models import load_reward
-from flywheel_trainer.prompts import fit_prompt, render, token_ids, with_character
+from flywheel_trainer.prompts import fit_prompt, render, split_tools, token_ids, with_character
 from flywheel_trainer.rewards import Scorer
 from flywheel_trainer.signals import SignalExample, examples
 
@@ -118,7 +118,7 @@ def _fitting(
 ) -> Reply | None:
     """The example with its character and without the oldest turns, as far as needed; None where it never fits."""
     row = example.row
-    messages = with_character(example.messages, row.character, ctx.spec.characters)
+    messages, _ = split_tools(with_character(example.messages, row.character, ctx.spec.characters))
     whole = len(token_ids(tokenizer, render(tokenizer, messages)))
     if whole > max_length:
         prompt = len(token_ids(tokenizer, render(tokenizer, messages[:-1])))
