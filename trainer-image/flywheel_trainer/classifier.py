@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
 from peft import get_peft_model
-from transformers import DataCollatorWithPadding, PreTrainedModel, Trainer, TrainingArguments
+from transformers import BatchEncoding, DataCollatorWithPadding, PreTrainedModel, Trainer, TrainingArguments
 
 from flywheel_contract.params import RewardStageParams
 from flywheel_contract.stages import RewardModelType
@@ -15,6 +16,9 @@ from flywheel_trainer.callbacks import History
 from flywheel_trainer.context import StageContext
 from flywheel_trainer.model_files import REWARD_TYPE
 from flywheel_trainer.models import read_scorer
+
+Labelled = tuple[list[int], bool]
+"""The tokens of a row, and whether the answer is yes."""
 
 
 def reader(kind: RewardModelType) -> training.Loader:
@@ -30,13 +34,33 @@ def reader(kind: RewardModelType) -> training.Loader:
     return read
 
 
+class _Flat:
+    """Makes one padded batch of the rows of several examples."""
+
+    def __init__(self, padding: DataCollatorWithPadding) -> None:
+        self._padding = padding
+
+    def __call__(self, examples: Sequence[dict[str, Any]]) -> BatchEncoding:
+        rows = [
+            {"input_ids": ids, "labels": [label]}
+            for each in examples
+            for ids, label in zip(each["rows"], each["labels"], strict=True)
+        ]
+        return self._padding(rows)
+
+
 def fit(
     ctx: StageContext,
     params: RewardStageParams,
     start: training.Start,
-    examples: Sequence[tuple[list[int], bool]],
+    examples: Sequence[Sequence[Labelled]],
 ) -> History:
-    """Trains `start.model` on rows of tokens with their labels, and gives the memory back."""
+    """Trains `start.model`, and gives the memory back.
+
+    An example is one labelled row of tokens, or several that belong together: they stand in one batch, which counts
+    examples. So the two orders of a pair weigh the same in every step; with them in different batches the step pulls
+    at what all rows have in common, and a tiny model learned little else.
+    """
     start.model.config.pad_token_id = start.tokenizer.pad_token_id
     adapters = training.lora(params, "SEQ_CLS")
     model = start.model
@@ -47,9 +71,11 @@ def fit(
         model = get_peft_model(model, adapters)
     trainer = Trainer(
         model=model,
-        args=training.configure(ctx, TrainingArguments, params),
-        train_dataset=Dataset.from_list([{"input_ids": ids, "labels": [float(label)]} for ids, label in examples]),
-        data_collator=DataCollatorWithPadding(start.tokenizer),
+        args=training.configure(ctx, TrainingArguments, params, remove_unused_columns=False),
+        train_dataset=Dataset.from_list(
+            [{"rows": [ids for ids, _ in each], "labels": [float(label) for _, label in each]} for each in examples]
+        ),
+        data_collator=_Flat(DataCollatorWithPadding(start.tokenizer)),
         processing_class=start.tokenizer,
     )
     history = training.train(ctx, trainer)

@@ -149,13 +149,13 @@ def _fit_pointwise(ctx: StageContext, params: RewardStageParams, start: training
 
 
 def _fit_pairwise(ctx: StageContext, params: RewardStageParams, start: training.Start, pairs: list[Pair]) -> History:
-    """Each pair in both orders, so that no place is the better one by count."""
+    """Each pair in both orders side by side, so that no place is the better one in any step."""
     examples = []
     for pair in pairs:
         there = encode(start.tokenizer, pair.prompt, pair.better, pair.worse, params.max_length)
         back = encode(start.tokenizer, pair.prompt, pair.worse, pair.better, params.max_length)
         if there is not None and back is not None:
-            examples += [(there, True), (back, False)]
+            examples.append([(there, True), (back, False)])
     require(examples, "stage reward-model, pairs of which both replies fit into maxLength")
     return classifier.fit(ctx, params, start, examples)
 

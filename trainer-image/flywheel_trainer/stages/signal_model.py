@@ -60,7 +60,7 @@ def run(ctx: StageContext) -> StageOutcome:
     base = ctx.input(Role.POLICY).path
     start = training.prepare(ctx, params, base, classifier.reader(RewardModelType.USER_SIGNAL))
     fitted, measured, counts = _split(ctx, start.tokenizer)
-    tokens = [(token_ids(start.tokenizer, render(start.tokenizer, r.messages)), r.given) for r in fitted]
+    tokens = [[(token_ids(start.tokenizer, render(start.tokenizer, r.messages)), r.given)] for r in fitted]
     history = classifier.fit(ctx, params, start, tokens)
     model = training.leave_model(ctx, params, start)
     ctx.progress(message="measuring on held-out users")
