@@ -24,8 +24,8 @@ Labelled = tuple[list[int], bool]
 def reader(kind: RewardModelType) -> training.Loader:
     """A loader of models with one score, which say in their config.json what kind of reward model they become."""
 
-    def read(path: Path, dtype: torch.dtype) -> PreTrainedModel:
-        model = read_scorer(path, dtype)
+    def read(path: Path, dtype: torch.dtype, **options: Any) -> PreTrainedModel:  # noqa: ANN401 -- transformers' own
+        model = read_scorer(path, dtype, **options)
         setattr(model.config, REWARD_TYPE, kind.value)
         # transformers' name for binary cross-entropy on each logit; with one label it would regress otherwise.
         model.config.problem_type = "multi_label_classification"
