@@ -78,7 +78,7 @@ def fit(
         data_collator=_Flat(DataCollatorWithPadding(start.tokenizer)),
         processing_class=start.tokenizer,
     )
-    # The loss is a mean over the batch, so accumulated batches are to be averaged too, whatever the model's signature says.
+    # The loss is a mean over the batch, so accumulated batches are to be averaged too.
     trainer.model_accepts_loss_kwargs = False
     history = training.train(ctx, trainer)
     training.release(trainer, start)
