@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flywheel_contract.manifest import Measurement
-from flywheel_contract.metric_names import Metric
+from flywheel_contract.metric_names import REWARD_METRICS, Metric
 from flywheel_operator.decide.gates import (
     GENERATION_GATES,
     PAIRWISE_GATES,
@@ -111,7 +111,9 @@ def test_the_users_gates_are_added_or_take_the_place_of_a_default() -> None:
 
 def test_default_gates_name_what_their_stages_report() -> None:
     assert {g.metric.value for g in GENERATION_GATES} <= set(GENERATION_METRICS)
-    assert {g.metric.value for g in REWARD_MODEL_GATES} <= set(REWARD_MODEL_METRICS)
+    for kind, gates in REWARD_MODEL_GATES.items():
+        assert {g.metric for g in gates} <= set(REWARD_METRICS[kind])
+        assert {m.value for m in REWARD_METRICS[kind]} <= set(REWARD_MODEL_METRICS)
     assert len({g.name for g in GENERATION_GATES}) == len(GENERATION_GATES)
 
 
@@ -164,8 +166,10 @@ def test_border_cases_of_the_guard(user: float, internal: float, stopped_by: set
     ],
 )
 def test_what_an_evaluation_asks_for_has_gates_of_its_own(metric: Metric, value: float, stopped_by: str) -> None:
-    asks = EvaluationSpec.model_validate({"judge": {}, "benchmarks": {"tasks": ["sums"], "tolerance": 0.03}})
-    rules = generation_gates(asks, pairwise=True)
+    asks = EvaluationSpec.model_validate(
+        {"judge": {}, "benchmarks": {"tasks": ["sums"], "tolerance": 0.03}, "pairwise": {"rewardModel": "rm-2"}}
+    )
+    rules = generation_gates(asks)
     whole = HEALTHY | {
         Metric.PAIRWISE_WIN_RATE: measured(0.6, 0.55, 0.65),
         Metric.PAIRWISE_DISAGREEMENT: measured(0.3),
