@@ -100,12 +100,13 @@ def _score(ctx: StageContext, rows: list[Conversation], cast: Cast) -> tuple[_Re
 
 
 def _preferred(ctx: StageContext, rows: list[Conversation], cast: Cast) -> NDArray[np.float64] | None:
-    """The pairwise judge's probability that the candidate's reply is the better one; None where there is no judge."""
-    judge = pairwise_of(ctx, ctx.spec.params.precision)
+    """How probably the candidate's reply is the better one, by the pairwise judge; None where the spec names none."""
+    params = ctx.spec.params
+    judge = pairwise_of(ctx, params.precision)
     if judge is None:
         return None
-    asked = prompts(ctx, rows)
-    return judge.preference(asked, cast.candidate.replies, cast.baseline.replies, ctx.spec.params.batch_size)
+    ctx.progress(message="asking the pairwise judge")
+    return judge.preference(prompts(ctx, rows), cast.candidate.replies, cast.baseline.replies, params.batch_size)
 
 
 def _asked_for(
