@@ -24,6 +24,7 @@ MAX_INPUTS: Final = 20
 """So many that the result of `resolve`, a digest for each, fits into a termination message."""
 
 SYSTEM_PROMPT_MAX_LENGTH: Final = 16384
+REFUSAL_MAX_LENGTH: Final = 1024
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=63)]
 """A Kubernetes name."""
@@ -49,6 +50,9 @@ class Character(Record):
     name: Name
     system_prompt: str = Field(
         max_length=SYSTEM_PROMPT_MAX_LENGTH, description="Put before every conversation with this character."
+    )
+    refusal: Annotated[str, Field(min_length=1, max_length=REFUSAL_MAX_LENGTH)] | None = Field(
+        None, description="What the character says at the gateway in place of what is unsafe."
     )
 
 

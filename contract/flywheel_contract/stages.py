@@ -50,6 +50,8 @@ class Role(StrEnum):
     """The model that the stage starts from, or judges."""
     BASELINE = "baseline"
     """The model that the candidate is judged against (evaluate)."""
+    SAFETY = "safety"
+    """A classifier that says which texts are unsafe (curate)."""
     REWARD = "reward"
     """A trained reward model, with its weight."""
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from flywheel_contract.base import Record
+from flywheel_contract.filters import SafetyParams
 from flywheel_contract.metric_names import REPORTED_BY, Metric
 from flywheel_contract.params import (
     CurateParams,
@@ -68,6 +69,29 @@ def _needs_stage() -> list[dict[str, str]]:
             )
         )
     return rules
+
+
+class SafetyModel(Record):
+    """A text classifier in the format of Hugging Face."""
+
+    uri: SafeUri = Field(description="Folder with config.json, tokenizer and safetensors weights.")
+
+
+class SafetySpec(SafetyParams):
+    """The safety filter of curation; a model stands for the embedded classifier."""
+
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            cel("!(has(self.model) && has(self.endpoint))", "set one of model and endpoint, not both", ".model")
+        )
+    )
+    model: SafetyModel | None = Field(None, description="A text classifier by URI, run in the stage's own pod.")
+
+
+class CurationSpec(CurateParams):
+    """Which conversations are used."""
+
+    safety: SafetySpec = Field(default_factory=SafetySpec, description="The safety filter.")
 
 
 class ParentRef(Record):
@@ -195,7 +219,7 @@ class GenerationSpec(RunSpec):
         json_schema_extra=list_map("name"),
     )
     data: DataSpec = Field(description="What it learns from.")
-    curation: CurateParams = Field(default_factory=CurateParams, description="Which conversations are used.")
+    curation: CurationSpec = Field(default_factory=CurationSpec, description="Which conversations are used.")
     rewards: list[RewardRef] = Field(
         default_factory=list,
         max_length=4,

@@ -189,5 +189,5 @@ def resolve_characters(
                 f"the system prompt of the character {spec.name} has {len(prompt)} characters; "
                 f"at most {SYSTEM_PROMPT_MAX_LENGTH} are allowed",
             )
-        characters.append(Character(name=spec.name, system_prompt=prompt))
+        characters.append(Character(name=spec.name, system_prompt=prompt, refusal=spec.refusal))
     return characters

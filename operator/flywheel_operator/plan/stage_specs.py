@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from pydantic import TypeAdapter
+
 from flywheel_contract.params import CurateParams, EvaluateParams
 from flywheel_contract.stage_spec import (
     Character,
@@ -53,6 +55,9 @@ def resolve_generation(name: str, spec: GenerationSpec) -> ResolveSpec:
     ]
     if spec.evaluation.general is not None:
         inputs.append(Input(name="general", role=Role.GENERAL, kind="Data", uri=spec.evaluation.general))
+    safety = spec.curation.safety
+    if safety.enabled and safety.model is not None:
+        inputs.append(Input(name="safety", role=Role.SAFETY, kind="Model", uri=safety.model.uri))
     if spec.parent.model is not None:
         inputs.append(Input(name=PARENT_INPUT, role=Role.POLICY, kind="Model", uri=spec.parent.model))
     return ResolveSpec(owner=name, group=spec.lineage, artifacts=spec.artifacts.uri, inputs=inputs, seed=spec.seed)
@@ -115,8 +120,8 @@ def training_stage(stage: Stage, name: str, snapshot: Snapshot, done: Mapping[St
     rewards = snapshot.rewards
     match stage:
         case Stage.CURATE:
-            traffic = _by_role(data, Role.TRAFFIC)
-            return CurateSpec(**common, inputs=traffic, params=_plain(CurateParams, spec.curation))
+            inputs = [*_by_role(data, Role.TRAFFIC), *_by_role(data, Role.SAFETY)]
+            return CurateSpec(**common, inputs=inputs, params=_plain(CurateParams, spec.curation))
         case Stage.REJECTION_SAMPLE if recipe.rejection_sampling is not None:
             inputs = [_output(done, Stage.CURATE, "prompts", Role.PROMPTS), policy, *rewards]
             return RejectionSampleSpec(**common, inputs=inputs, params=recipe.rejection_sampling)
@@ -160,8 +165,8 @@ def policy_before(stage: Stage, snapshot: Snapshot, done: Mapping[Stage, StageSt
 
 
 def _plain(model: type[Any], value: Any) -> Any:  # noqa: ANN401 -- a params model and a subclass' instance
-    """`value` as the contract's own model, without what the API adds to it."""
-    return model(**{name: getattr(value, name) for name in model.model_fields})
+    """`value` as the contract's own model, without what the API adds to it or to a part of it."""
+    return model.model_validate(TypeAdapter(model).dump_python(value))
 
 
 def _by_role(inputs: Sequence[Input], role: Role) -> list[Input]:
