@@ -28,8 +28,8 @@ class PrivacyRecognizer(Record):
 
     name: EntityName = Field(description="What it is counted as, and its placeholder, e.g. CUSTOMER_ID.")
     pattern: Annotated[str, StringConstraints(min_length=1, max_length=256)] = Field(
-        description="Regular expression (Python's syntax; case does not count). It must not match an empty text, and is "
-        "given 2 seconds for a message."
+        description="Regular expression (Python's syntax, case does not count) that matches no empty text; it is given "
+        "2 seconds for a message."
     )
     score: float = Field(
         0.8, gt=0, le=1, description="How sure a match is; matches below privacy.minScore do not count."
@@ -41,7 +41,8 @@ class PrivacyParams(Record):
 
     enabled: bool = Field(True, description="Look for personal identifiers in every message.")
     mode: PrivacyMode = Field(
-        PrivacyMode.DROP, description="Drop leaves the conversation out; Redact puts <ENTITY> in place of what was found."
+        PrivacyMode.DROP,
+        description="Drop leaves the conversation out; Redact puts <ENTITY> in place of what was found.",
     )
     entities: list[Annotated[str, Field(min_length=1, max_length=64)]] = Field(
         default_factory=lambda: ["CREDIT_CARD", "EMAIL_ADDRESS", "IBAN_CODE", "IP_ADDRESS", "PHONE_NUMBER", "US_SSN"],
@@ -65,7 +66,10 @@ class PrivacyParams(Record):
         "the characters are.",
     )
     min_score: float = Field(
-        0.4, gt=0, le=1, description="Presidio's score from which a match counts; below are patterns that any number fits."
+        0.4,
+        gt=0,
+        le=1,
+        description="Presidio's score from which a match counts; below are patterns that any number fits.",
     )
 
 

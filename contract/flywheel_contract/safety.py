@@ -33,7 +33,8 @@ class ModerationEndpoint(Record):
         None, description="Name of the model; left out, the endpoint's default."
     )
     api_key_env: EnvName | None = Field(
-        None, description="Environment variable with the API key, from a Secret in runtime.secretEnv. Left out, none is sent."
+        None,
+        description="Variable with the API key, from a Secret in runtime.secretEnv; left out, no key is sent.",
     )
     timeout_seconds: float = Field(5.0, gt=0, le=60, description="Longest wait for one answer.")
 

@@ -159,7 +159,9 @@ class Conversation:
         return dialect.reply(reply, text, finish_reason(reply) or "stop")
 
     async def _stream(self, dialect: Dialect, asked: Asked, body: dict[str, Any]) -> int:
-        delivery = Delivery(self._send, self._headers, self._refusal, self._services.metrics.first_part, self._exchange.began)
+        delivery = Delivery(
+            self._send, self._headers, self._refusal, self._services.metrics.first_part, self._exchange.began
+        )
         parts = moderated_parts if self._services.config.moderation.reply else plain_parts
         try:
             await self._request.unless_gone(parts(self._services, dialect, body, delivery))

@@ -77,7 +77,7 @@ class Moderator:
                     await self._answer([question])
 
     async def _answer(self, asked: Sequence[_Question]) -> bool:
-        """Answers all of them, if need be by an error; False: one of several broke the classifier, and none is answered."""
+        """Answers all of them, if need be by an error. False: one of several broke it, and none is answered."""
         parts = [part for question in asked for part in question.parts]
         try:
             loop = asyncio.get_running_loop()

@@ -9,10 +9,10 @@ from prometheus_client import Histogram
 
 from flywheel_gateway.dialects import Dialect, finish_reason
 from flywheel_gateway.errors import ApiError, UnsafeTextError, UpstreamError
-from flywheel_safety.sentences import split_complete
 from flywheel_gateway.services import Services
 from flywheel_gateway.sse import DONE, event, raw_event
 from flywheel_gateway.web import Headers, Send
+from flywheel_safety.sentences import split_complete
 
 
 class Delivery:

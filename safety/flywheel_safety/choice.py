@@ -20,6 +20,6 @@ def chosen(params: ClassifierParams, environ: Mapping[str, str], *, attempts: in
     key = environ.get(endpoint.api_key_env) if endpoint.api_key_env is not None else None
     if endpoint.api_key_env is not None and not key:
         raise RefusedError(
-            f"endpoint.apiKeyEnv: there is no variable {endpoint.api_key_env}: name a Secret with that key in runtime.secretEnv"
+            f"endpoint.apiKeyEnv: no variable {endpoint.api_key_env}: runtime.secretEnv names no Secret with it"
         )
     return ModerationApi(endpoint, key, attempts=attempts)

@@ -82,5 +82,7 @@ def _abuse(texts: Sequence[str]) -> list[float]:
     try:
         from profanity_check import predict_prob  # noqa: PLC0415 -- unpickles its own model files: seconds
     except (ImportError, OSError) as error:
-        raise RefusedError(f"alt-profanity-check cannot be loaded ({error}): install the image's requirements") from error
+        raise RefusedError(
+            f"alt-profanity-check cannot be loaded ({error}): install the image's requirements"
+        ) from error
     return [float(p) for p in predict_prob(list(texts))]

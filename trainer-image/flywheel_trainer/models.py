@@ -114,7 +114,9 @@ def load_classifier(path: Path) -> PreTrainedModel:
     """
     check_model(path)
     if not architecture(path).endswith("ForSequenceClassification"):
-        raise ModelError(f"model folder {path} holds {architecture(path) or 'no named architecture'}, no text classifier")
+        raise ModelError(
+            f"model folder {path} holds {architecture(path) or 'no named architecture'}, no text classifier"
+        )
     return _read(AutoModelForSequenceClassification, path, torch.float32).to(device()).eval()
 
 

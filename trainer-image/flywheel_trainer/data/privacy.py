@@ -21,7 +21,7 @@ from flywheel_trainer.data.recognizers import (
     PatternFinder,
     pattern_entities,
 )
-from flywheel_trainer.data.rows import Conversation, Message
+from flywheel_trainer.data.rows import Conversation
 from flywheel_trainer.errors import SpecError
 
 WINDOW: Final = 10_000
@@ -119,10 +119,8 @@ class PrivacyFilter:
                 screened.redacted_rows += 1
 
     def _named_by_mail(self, row: Conversation) -> bool:
-        if not self._looks_at_ids or not any("@" in name for name in (row.user, row.conversation)):
-            return False
-        finder = PatternFinder([_MAIL])
-        return any(self._counts(name, r) for name in (row.user, row.conversation) for r in finder([name])[0])
+        names = [name for name in (row.user, row.conversation) if "@" in name] if self._looks_at_ids else []
+        return any(r.entity_type == _MAIL for found in self._found(names, self._certain) for r in found)
 
     def _found(self, texts: Sequence[str], finders: Sequence[Finder]) -> list[list[RecognizerResult]]:
         windows = [(number, start, part) for number, text in enumerate(texts) for start, part in _windows(text)]
@@ -155,7 +153,7 @@ def _texts_of(row: Conversation) -> Iterator[str]:
 def _with_texts(row: Conversation, new: dict[str, str]) -> Conversation:
     """The row with some of its texts replaced."""
     changes: dict[str, Any] = {
-        "messages": [Message(role=m["role"], content=new.get(m["content"], m["content"])) for m in row.messages]
+        "messages": [{**m, "content": new.get(m["content"], m["content"])} for m in row.messages]
     }
     for name in _FREE_TEXT:
         values = getattr(row, name, {})

@@ -110,7 +110,9 @@ class NamedEntityFinder:
         if "ner" not in pipeline.pipe_names:
             raise ConfigError(f"privacy.namedEntityModel: {model} has no component that finds named entities")
         # Tagger, parser and lemmatizer take most of the time and tell nothing of identifiers.
-        pipeline.select_pipes(enable=[name for name in ("tok2vec", "transformer", "ner") if name in pipeline.pipe_names])
+        pipeline.select_pipes(
+            enable=[name for name in ("tok2vec", "transformer", "ner") if name in pipeline.pipe_names]
+        )
         self._entities = list(entities)
         self._recognizer = SpacyRecognizer(supported_entities=self._entities)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from typing_extensions import TypedDict
 
 from flywheel_contract.stages import Origin
@@ -55,6 +55,9 @@ class _Row(BaseModel):
     time: Annotated[str | None, BeforeValidator(_text_of_time)] = None
     signals: dict[str, bool | int | float | str | None] = Field(default_factory=dict)
     consent: Consent = Consent()
+    retain_until: AwareDatetime | None = Field(
+        None, validation_alias=AliasChoices("retain_until", "retainUntil"), description="Gone after this time."
+    )
 
     def to_json(self) -> dict[str, Any]:
         """The row as it is written, without what is not known."""

@@ -1,28 +1,35 @@
 """curate: which conversations may be trained on, which only judge, and which are dropped, each with a counted reason.
 
-The order is fixed: latest turns, structure, consent, privacy, safety, near-duplicates, cap, split by user. A
-conversation counts under the first reason that drops it, and later filters never see it.
+The order is fixed: retention, erasure, latest turns, structure, consent, privacy, safety, near-duplicates, cap, split
+by user. A conversation counts under the first reason that drops it, and later filters never see it.
 """
 
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
+from flywheel_contract.filters import PrivacyMode
 from flywheel_contract.manifest import Measurement
 from flywheel_contract.metric_names import Metric
 from flywheel_contract.params import CurateParams
 from flywheel_contract.stage_spec import CurateSpec
 from flywheel_contract.stages import Origin, Role
 from flywheel_trainer.context import StageContext, StageOutcome
+from flywheel_trainer.data.retention import erased, is_over, latest, receipts
 from flywheel_trainer.data.rows import DATA_FILE, Conversation, read_traffic, write_rows
+from flywheel_trainer.data.safety import classifier, unsafe_rows
 from flywheel_trainer.data.split import draw_key, held_out
 from flywheel_trainer.errors import ConfigError, DataError
 
 REPORT: Final = "_report.json"
 """Beside the rows; its name starts with `_`, so readers of the folder pass it by."""
 
+RETENTION: Final = "retention"
+ERASED: Final = "erased"
 EARLIER: Final = "earlierTurn"
 NO_REPLY: Final = "noReply"
 SHARED: Final = "sharedConversation"
@@ -36,9 +43,13 @@ _METRICS: Final = {
     CONSENT: Metric.DROPPED_CONSENT,
     PRIVACY: Metric.DROPPED_PRIVACY,
     SAFETY: Metric.DROPPED_SAFETY,
+    RETENTION: Metric.DROPPED_RETENTION,
+    ERASED: Metric.DROPPED_ERASED,
     DUPLICATE: Metric.DROPPED_DUPLICATE,
 }
 _FIXES: Final = {
+    RETENTION: "were past the time that they may be kept",
+    ERASED: "were of users who were erased",
     EARLIER: "were earlier turns of a conversation that is there in full",
     NO_REPLY: "had no reply of the character",
     SHARED: "belonged to several users",
@@ -49,8 +60,6 @@ _FIXES: Final = {
     OVER_CAP: "were over maxConversations",
 }
 
-_SAFETY_BATCH: Final = 1024
-
 
 @dataclass
 class Curation:
@@ -58,8 +67,17 @@ class Curation:
 
     rows: list[Conversation]
     dropped: Counter[str] = field(default_factory=Counter)
-    entities: Counter[str] = field(default_factory=Counter)
-    """Of those dropped for privacy, the first identifier found."""
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+    """What marks of retention are compared with."""
+    erasures: dict[str, datetime] = field(default_factory=dict)
+    """User -> when they were erased."""
+    safety_model: Path | None = None
+    names: tuple[str, ...] = ()
+    """The characters' names, which are nobody's identifiers."""
+    details: Counter[str] = field(default_factory=Counter)
+    """`droppedPrivacy.ENTITY`, `redactedPrivacy.ENTITY`, `droppedSafety.CATEGORY` and the like."""
+    redacted: int | None = None
+    """Conversations in which identifiers were replaced; None where that was not asked for."""
 
     def keep(self, rows: list[Conversation], reason: str) -> None:
         """Goes on with `rows` only."""
@@ -73,7 +91,8 @@ def run(ctx: StageContext) -> StageOutcome:
     Raises:
         ConfigError: no traffic.
         DataError: a row is wrong, or no rows are left; says how many were dropped for which reason.
-        SpecError: an unknown privacy entity.
+        SpecError: an unknown privacy entity, or an expression that cannot be used.
+        StageError: the safety classifier cannot be reached.
     """
     spec = ctx.spec
     if not isinstance(spec, CurateSpec):
@@ -82,7 +101,14 @@ def run(ctx: StageContext) -> StageOutcome:
     if not inputs:
         raise ConfigError("stage curate has no traffic: name at least one source in data.traffic")
     read = [row for i in inputs for row in read_traffic(i.path, i.origin)]
-    curation = Curation(read)
+    found = receipts(ctx.store, [i.spec.uri for i in inputs])
+    curation = Curation(
+        read,
+        erasures=latest(found),
+        safety_model=next((i.path for i in ctx.inputs(Role.SAFETY)), None),
+        names=tuple(c.name for c in spec.characters),
+    )
+    curation.details["erasureReceipts"] = len(found)
     for number, (message, step) in enumerate(_STEPS):
         ctx.progress(percent=5 + 90 * number / len(_STEPS), message=message)
         step(curation, spec.params, spec.seed)
@@ -100,6 +126,15 @@ def run(ctx: StageContext) -> StageOutcome:
         counts=counts,
         message=f"kept {len(curation.rows)} of {len(read)} conversations, {len(evaluation)} of them for evaluation",
     )
+
+
+def _retention(curation: Curation, params: CurateParams, _seed: int) -> None:
+    days = params.retention.max_age_days
+    curation.keep([row for row in curation.rows if not is_over(row, curation.now, days)], RETENTION)
+
+
+def _erased(curation: Curation, _params: CurateParams, _seed: int) -> None:
+    curation.keep([row for row in curation.rows if not erased(row, curation.erasures)], ERASED)
 
 
 def _fullest(curation: Curation, _params: CurateParams, _seed: int) -> None:
@@ -143,31 +178,22 @@ def _privacy(curation: Curation, params: CurateParams, _seed: int) -> None:
         return
     from flywheel_trainer.data.privacy import PrivacyFilter  # noqa: PLC0415 -- Presidio takes seconds to import
 
-    identifiers = PrivacyFilter(params.privacy.entities)
-    kept = []
-    for row in curation.rows:
-        found = next(filter(None, (identifiers.found(m["content"]) for m in row.messages)), None)
-        if found is None:
-            kept.append(row)
-        else:
-            curation.entities[found] += 1
-    curation.keep(kept, PRIVACY)
+    screened = PrivacyFilter(params.privacy, curation.names).screen(curation.rows)
+    curation.keep(screened.rows, PRIVACY)
+    curation.details.update({f"droppedPrivacy.{entity}": n for entity, n in screened.dropped.items()})
+    if params.privacy.mode is PrivacyMode.REDACT:
+        curation.redacted = screened.redacted_rows
+        curation.details.update({f"redactedPrivacy.{entity}": n for entity, n in screened.redacted.items()})
 
 
 def _safety(curation: Curation, params: CurateParams, _seed: int) -> None:
     if not params.safety.enabled:
         return
-    from flywheel_trainer.data.safety import unsafe_probabilities  # noqa: PLC0415 -- so does scikit-learn
-
-    texts = [(number, m["content"]) for number, row in enumerate(curation.rows) for m in row.messages]
-    unsafe: set[int] = set()
-    for start in range(0, len(texts), _SAFETY_BATCH):
-        batch = texts[start : start + _SAFETY_BATCH]
-        scores = unsafe_probabilities([text for _, text in batch])
-        unsafe.update(
-            number for (number, _), score in zip(batch, scores, strict=True) if score >= params.safety.threshold
-        )
-    curation.keep([row for number, row in enumerate(curation.rows) if number not in unsafe], SAFETY)
+    asked = classifier(params.safety, curation.safety_model)
+    texts = [[m["content"] for m in row.messages] for row in curation.rows]
+    unsafe = unsafe_rows(asked, texts, params.safety.threshold)
+    curation.keep([row for row, category in zip(curation.rows, unsafe, strict=True) if category is None], SAFETY)
+    curation.details.update(f"droppedSafety.{category}" for category in unsafe if category is not None)
 
 
 def _near_duplicates(curation: Curation, params: CurateParams, _seed: int) -> None:
@@ -196,6 +222,8 @@ def _cap(curation: Curation, params: CurateParams, seed: int) -> None:
 
 
 _STEPS: Final[tuple[tuple[str, Callable[[Curation, CurateParams, int], None]], ...]] = (
+    ("looking for rows whose time is over", _retention),
+    ("looking for users who were erased", _erased),
     ("taking the latest turn of each conversation", _fullest),
     ("cutting conversations to the last reply", _cut_to_reply),
     ("looking for conversations of several users", _belongs_to_one_user),
@@ -232,7 +260,8 @@ def _counts(
     return {
         **dict(by_origin("read", read)),
         **{f"dropped{reason[0].upper()}{reason[1:]}": n for reason, n in curation.dropped.items()},
-        **{f"droppedPrivacy.{entity}": n for entity, n in sorted(curation.entities.items())},
+        **({} if curation.redacted is None else {"redactedPrivacy": curation.redacted}),
+        **dict(sorted(curation.details.items())),
         **dict(by_origin("prompts", prompts)),
         **dict(by_origin("evaluation", evaluation)),
         "promptsUsers": len({row.user for row in prompts}),
@@ -249,6 +278,7 @@ def _metrics(curation: Curation, read: list[Conversation], evaluation: list[Conv
         Metric.ROWS_READ: count(len(read)),
         Metric.ROWS_KEPT: count(len(curation.rows)),
         **{metric: count(number) for metric, number in dropped.items()},
+        **({} if curation.redacted is None else {Metric.REDACTED_PRIVACY: count(curation.redacted)}),
         Metric.EVALUATION_PROMPTS_INTERNAL: count(sum(row.origin is Origin.INTERNAL for row in evaluation)),
         Metric.EVALUATION_PROMPTS_USER: count(sum(row.origin is Origin.USER for row in evaluation)),
     }
