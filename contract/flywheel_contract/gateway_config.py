@@ -9,10 +9,10 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, IPvAnyNetwork, StringConstraints, model_validator
 
 from flywheel_contract.base import Record
+from flywheel_contract.characters import REFUSAL_MAX_LENGTH
 from flywheel_contract.online import FEEDBACK, EventType
 from flywheel_contract.paths import SERVER_PORT
 from flywheel_contract.safety import ClassifierParams
-from flywheel_contract.stage_spec import REFUSAL_MAX_LENGTH
 from flywheel_contract.stages import Origin
 from flywheel_contract.uris import OutputUri
 

@@ -5,9 +5,9 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter
 
+from flywheel_contract.characters import Character
 from flywheel_contract.params import CurateParams, EvaluateParams
 from flywheel_contract.stage_spec import (
-    Character,
     CurateSpec,
     DpoSpec,
     EvaluateSpec,
