@@ -64,13 +64,14 @@ def judge(classifier: Classifier, texts: Sequence[str], threshold: float) -> lis
 
 
 def _worst(classifier: Classifier, scores: object, threshold: float) -> str | None:
-    if not isinstance(scores, Mapping) or not all(_is_score(value) for value in scores.values()):
+    if not isinstance(scores, Mapping) or not all(is_score(value) for value in scores.values()):
         raise BrokenAnswerError(f"the safety classifier {classifier.name} answered something that is no score")
     # Of categories with the same score the first by name, so that counts do not depend on an order.
     unsafe = sorted((-value, category) for category, value in scores.items() if value >= threshold)
     return unsafe[0][1] if unsafe else None
 
 
-def _is_score(value: object) -> bool:
+def is_score(value: object) -> bool:
+    """Whether `value` is a probability."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and math.isfinite(value) and 0 <= value <= 1  # type: ignore[arg-type, operator] # it is a number

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from flywheel_contract.safety import ModerationEndpoint
-from flywheel_safety.classifier import BrokenAnswerError, Classifier, RefusedError, Scores, UnavailableError
+from flywheel_safety.classifier import BrokenAnswerError, Classifier, RefusedError, Scores, UnavailableError, is_score
 
 BATCH: Final = 32
 """Texts in one request."""
@@ -115,6 +115,10 @@ class ModerationApi(Classifier):
         if not isinstance(own, Mapping) or not isinstance(flags, Mapping):
             raise BrokenAnswerError(f"{self._url} answered categories that are no objects")
         scores = {str(category): value for category, value in own.items() if value is not None}
+        if not all(map(is_score, scores.values())):
+            raise BrokenAnswerError(f"{self._url} answered something that is no score")
+        if not all(map(is_score, scores.values())):
+            raise BrokenAnswerError(f"{self._url} answered something that is no score")
         flagged = [str(category) for category, flag in flags.items() if flag is True]
         if result["flagged"] and not flagged:
             flagged = ["flagged"]

@@ -5,7 +5,7 @@ for mail addresses only: any number may be an id, and a mail address is never on
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -145,20 +145,36 @@ def _windows(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _texts_of(row: Conversation) -> Iterator[str]:
-    yield from (m["content"] for m in row.messages)
+    for message in row.messages:
+        yield from _strings({key: value for key, value in message.items() if key != "role"})
     for name in _FREE_TEXT:
-        yield from (value for value in getattr(row, name, {}).values() if isinstance(value, str))
+        yield from _strings(getattr(row, name, {}))
+
+
+def _strings(value: Any) -> Iterator[str]:  # noqa: ANN401 -- any JSON value
+    """Every text in it: a call of a tool holds arguments, which hold more."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _strings(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _strings(inner)
+
+
+def _replaced(value: Any, new: Mapping[str, str]) -> Any:  # noqa: ANN401 -- any JSON value
+    if isinstance(value, str):
+        return new.get(value, value)
+    if isinstance(value, Mapping):
+        return {key: inner if key == "role" else _replaced(inner, new) for key, inner in value.items()}
+    return [_replaced(inner, new) for inner in value] if isinstance(value, list) else value
 
 
 def _with_texts(row: Conversation, new: dict[str, str]) -> Conversation:
     """The row with some of its texts replaced."""
-    changes: dict[str, Any] = {
-        "messages": [{**m, "content": new.get(m["content"], m["content"])} for m in row.messages]
-    }
-    for name in _FREE_TEXT:
-        values = getattr(row, name, {})
-        changes[name] = {k: new.get(v, v) if isinstance(v, str) else v for k, v in values.items()}
-    return row.model_copy(update={name: value for name, value in changes.items() if hasattr(row, name)})
+    texts = [name for name in ("messages", *_FREE_TEXT) if hasattr(row, name)]
+    return row.model_copy(update={name: _replaced(getattr(row, name), new) for name in texts})
 
 
 def _folded(text: str) -> str:
