@@ -41,7 +41,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="flywheel-trainer",
-        description="Runs one stage of a generation as its StageSpec says, serves a model, or lists what a user touched.",
+        description="Runs one stage of a generation as its StageSpec says, serves a model, or lists what was touched.",
         epilog="serve, probe and touched have options of their own: flywheel-trainer serve --help",
     )
     parser.add_argument("stage", choices=[*(stage.value for stage in Stage), *_OTHERS])

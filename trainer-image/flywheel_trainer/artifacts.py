@@ -141,7 +141,7 @@ class Store:
             names = [p.relative_to(root).as_posix() for p in root.rglob(MANIFEST_NAME)]
         else:
             prefix = f"{location.root}/{location.path}".rstrip("/") + "/"
-            names = [str(name).removeprefix(prefix) for name in self._remote(location.scheme).find(prefix)]
+            names = [str(name).lstrip("/").removeprefix(prefix) for name in self._remote(location.scheme).find(prefix)]
         for name in sorted(names):
             *parts, file = name.split("/")
             if file == MANIFEST_NAME and not any(part.startswith(".") for part in parts):

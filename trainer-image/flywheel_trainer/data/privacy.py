@@ -4,6 +4,7 @@ Messages are looked at whole, and so is every other text that a row carries on (
 for mail addresses only: any number may be an id, and a mail address is never one that may be passed on.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -63,7 +64,7 @@ class PrivacyFilter:
             known = sorted({*by_pattern, *NAMED_ENTITIES, *own})
             raise SpecError(f"privacy.entities: unknown {', '.join(unknown)}; the filter knows: {', '.join(known)}")
         self._min_score, self._mode = params.min_score, params.mode
-        self._allowed = {_folded(text) for text in (*params.allow_list, *names)}
+        self._allowed = _any_of([*params.allow_list, *names])
         # What only a pattern can find is looked for again in a redacted text.
         self._certain: list[Finder] = []
         patterns = [e for e in entities if e in by_pattern]
@@ -134,7 +135,10 @@ class PrivacyFilter:
         return found
 
     def _counts(self, text: str, result: RecognizerResult) -> bool:
-        return result.score >= self._min_score and _folded(text[result.start : result.end]) not in self._allowed
+        if result.score < self._min_score:
+            return False
+        allowed = self._allowed.finditer(text) if self._allowed is not None else ()
+        return not any(match.start() <= result.start and result.end <= match.end() for match in allowed)
 
 
 def _windows(text: str) -> Iterator[tuple[int, str]]:
@@ -177,5 +181,7 @@ def _with_texts(row: Conversation, new: dict[str, str]) -> Conversation:
     return row.model_copy(update={name: _replaced(getattr(row, name), new) for name in texts})
 
 
-def _folded(text: str) -> str:
-    return " ".join(text.split()).casefold()
+def _any_of(phrases: Sequence[str]) -> re.Pattern[str] | None:
+    """Whole words, in any case and with any white space between them; what is found inside of one is nobody's."""
+    ways = [r"\s+".join(map(re.escape, phrase.split())) for phrase in phrases if phrase.strip()]
+    return re.compile(rf"(?<!\w)(?:{'|'.join(ways)})(?!\w)", re.IGNORECASE) if ways else None

@@ -18,6 +18,7 @@ from flywheel_trainer.errors import DataError
 
 ROLES: Final = ("system", "user", "assistant", "tool")
 SUFFIXES: Final = (".jsonl", ".json", ".jsonl.gz", ".parquet")
+_WORD: Final = 16
 DATA_FILE: Final = "data.jsonl"
 """The file in which a stage leaves its rows. In a folder, names that start with `_` or `.` are no data."""
 
@@ -137,7 +138,7 @@ class _Reader(Generic[_RowT]):
         if said is None and self._origin is None:
             raise DataError(f"{raw.place}: the row has no origin and its source declares none; write {known}")
         if said is not None and said not in set(Origin):
-            raise DataError(f"{raw.place}: origin {said!r} is unknown; write {known}")
+            raise DataError(f"{raw.place}: origin {_quoted(said)} is unknown; write {known}")
         if said is not None and self._origin is not None and said != self._origin:
             raise DataError(
                 f"{raw.place}: the row says origin {said}, its source is declared {self._origin.value}; "
@@ -254,7 +255,7 @@ def _check_messages(place: str, field: str, value: object) -> None:
             raise DataError(f"{place}: {field}[{index}] has no text in content; write role and content as strings")
         if message.get("role") not in ROLES:
             raise DataError(
-                f"{place}: {field}[{index}] has the unknown role {message.get('role')!r}; "
+                f"{place}: {field}[{index}] has the unknown role {_quoted(message.get('role'))}; "
                 f"write one of {', '.join(ROLES)}"
             )
 
@@ -266,6 +267,14 @@ def _without_nulls(value: Mapping[str, Any]) -> dict[str, Any]:
         for key, item in value.items()
         if item is not None
     }
+
+
+def _quoted(value: object) -> str:
+    """What stands where a short word should. Of anything longer only its length: a sentence of an error is no place
+    for what users wrote."""
+    if isinstance(value, str) and len(value) > _WORD:
+        return f"(a text of {len(value)} characters)"
+    return repr(value) if isinstance(value, str | int | None) else _named(value)
 
 
 def _named(value: object) -> str:
