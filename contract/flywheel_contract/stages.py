@@ -54,6 +54,8 @@ class Role(StrEnum):
     """A classifier that says which texts are unsafe (curate)."""
     REWARD = "reward"
     """A trained reward model, with its weight."""
+    EMBEDDER = "embedder"
+    """A sentence-transformers model (curate); without one the embedded model is used."""
 
 
 OUTPUTS: Final[dict[Stage, tuple[str, ...]]] = {

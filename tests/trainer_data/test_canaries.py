@@ -25,7 +25,7 @@ OWN = [{"name": "CUSTOMER_ID", "pattern": r"\bCU-\d{6}\b"}]
 
 
 def planted() -> list[dict[str, Any]]:
-    """Ordinary traffic, and each canary in the user's words, in the character's, beside them, and deep in a long text."""
+    """Ordinary traffic, and each canary as the user says it, as the character does, beside it, deep in a long text."""
     rows = tiny_data.traffic(80)
     for number, canary in enumerate(CANARIES.values(), start=1):
         place = 1000 * number

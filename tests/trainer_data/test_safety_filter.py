@@ -1,4 +1,4 @@
-"""The safety filter of curation: the classifier that the gateway uses too, a model by URI, an endpoint; and no answer."""
+"""The safety filter of curation: the gateway's classifier, a model by URI, an endpoint; and no answer at all."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from flywheel_contract.characters import Character
+from flywheel_contract.curation_params import DiversityParams
 from flywheel_contract.params import CurateParams, EvaluateParams
 from flywheel_contract.stage_spec import Input
 from flywheel_contract.stages import OUTPUTS, Role, Stage
@@ -51,6 +52,22 @@ def snapshot(**changes: Any) -> Snapshot:  # noqa: ANN401 -- fields of the spec
         characters=[Character(name="luna", system_prompt="You are Luna.")],
         trainer_image="trainer:1",
     )
+
+
+SAFE = {"safety": {"model": "hf://owner/guard", "words": [{"category": "spoiler", "phrases": ["he dies"]}]}}
+
+
+def test_a_safety_model_is_resolved_like_every_other_input_and_only_curation_reads_it() -> None:
+    taken = snapshot(curation=SAFE)
+    curate = training_stage(Stage.CURATE, "gen-1", taken, {})
+    assert [i.role for i in curate.inputs] == [Role.TRAFFIC, Role.SAFETY]
+    model = curate.inputs[-1]
+    assert (model.kind, model.uri, model.digest) == ("Model", "hf://owner/guard", digest("safety"))
+    assert isinstance(curate.params, CurateParams)
+    assert curate.params.safety.words[0].phrases == ["he dies"]
+    assert not hasattr(curate.params.safety, "model"), "where it lies is no parameter: the digest says what it is"
+    off = snapshot(curation={"safety": {**SAFE["safety"], "enabled": False}})
+    assert [i.role for i in training_stage(Stage.CURATE, "gen-1", off, {}).inputs] == [Role.TRAFFIC]
 
 
 def done(*stages: Stage) -> dict[Stage, StageStatus]:
@@ -126,6 +143,12 @@ def test_without_rejection_sampling_sft_reads_the_prompts_and_dpo_the_given_pair
 def test_params_are_the_contracts_own() -> None:
     curate = training_stage(Stage.CURATE, "gen-1", snapshot(), {})
     assert curate.params == CurateParams(holdout_fraction=0.5)
+    embedder = {"curation": {"diversity": {"embeddingModel": "hf://owner/embedder", "keepFraction": 0.5}}}
+    curate = training_stage(Stage.CURATE, "gen-1", snapshot(**embedder), {})
+    assert curate.params == CurateParams(diversity=DiversityParams(keep_fraction=0.5))
+    assert type(curate.params.diversity) is DiversityParams
+    assert told(Stage.CURATE, snapshot(**embedder))["embedder"] == (Role.EMBEDDER, "hf://owner/embedder")
+    assert "embedder" not in told(Stage.CURATE, snapshot(curation={"diversity": {}}))
     evaluate = training_stage(Stage.EVALUATE, "gen-1", snapshot(recipe={"sft": {}}), done(Stage.CURATE, Stage.SFT))
     assert evaluate.params == EvaluateParams(max_prompts_per_origin=7)
     assert type(evaluate.params) is EvaluateParams, "general is an input, not a parameter"

@@ -8,6 +8,7 @@ import argparse
 import gzip
 import json
 import sys
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,9 @@ from flywheel_contract.base import Digest
 from flywheel_contract.exit_codes import ExitCode
 from flywheel_contract.manifest import Manifest
 from flywheel_contract.stage_spec import Input
+from flywheel_contract.stages import Stage
 from flywheel_contract.uris import join_uri
+from flywheel_trainer import days
 from flywheel_trainer.artifacts import Store, digest_folder
 from flywheel_trainer.data.rows import data_files
 from flywheel_trainer.errors import StageError
@@ -81,23 +84,26 @@ def touched(store: Store, artifacts: str, user: str) -> Answer:
 
 def _rows_by_digest(store: Store, stages: Iterable[_Stage], user: str, answer: Answer) -> dict[Digest, str]:
     """Digest of data that holds rows of the user -> how many. What is no longer there goes to `answer.unknown`."""
-    places: dict[Digest, str] = {}
+    places: dict[Digest, tuple[str, Input | None]] = {}
     for stage in stages:
         for name, digest in stage.manifest.outputs.items():
             if name in ROWS:
-                places[digest] = join_uri(stage.uri, name)
+                places[digest] = (join_uri(stage.uri, name), None)
     for stage in stages:
-        for item in stage.manifest.inputs:
+        # What curation took of its traffic, which may have changed since, is seen in its outputs.
+        for item in () if stage.manifest.stage is Stage.CURATE else stage.manifest.inputs:
             if item.kind == "Data" and item.digest is not None:
-                places.setdefault(item.digest, item.uri)
+                places.setdefault(item.digest, (item.uri, item))
     because = {}
-    for digest, uri in places.items():
+    for digest, (uri, item) in places.items():
         try:
-            path = store.local(uri)
-            if digest_folder(path) != digest:
-                answer.unknown[uri] = f"it is no longer what was read ({digest})"
-            elif count := count_rows(path, user):
-                because[digest] = f"{uri} holds {count} rows of the user"
+            with tempfile.TemporaryDirectory() as scratch:
+                dated = item if item is not None and item.dates is not None else None
+                path = days.gather(store, dated, Path(scratch)) if dated else store.local(uri)
+                if digest_folder(path) != digest:
+                    answer.unknown[uri] = f"it is no longer what was read ({digest})"
+                elif count := count_rows(path, user):
+                    because[digest] = f"{uri} holds {count} rows of the user"
         except (StageError, OSError, ValueError) as error:
             answer.unknown[uri] = f"it cannot be read ({type(error).__name__})"
     return because

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from flywheel_contract.base import Name, Record
+from flywheel_contract.curation_params import DiversityParams
 from flywheel_contract.filters import SafetyParams
 from flywheel_contract.metric_names import REPORTED_BY, Metric
 from flywheel_contract.params import (
@@ -70,29 +71,6 @@ def _needs_stage() -> list[dict[str, str]]:
     return rules
 
 
-class SafetyModel(Record):
-    """A text classifier in the format of Hugging Face."""
-
-    uri: SafeUri = Field(description="Folder with config.json, tokenizer and safetensors weights.")
-
-
-class SafetySpec(SafetyParams):
-    """The safety filter of curation; a model stands for the embedded classifier."""
-
-    model_config = ConfigDict(
-        json_schema_extra=validations(
-            cel("!(has(self.model) && has(self.endpoint))", "set one of model and endpoint, not both", ".model")
-        )
-    )
-    model: SafetyModel | None = Field(None, description="A text classifier by URI, run in the stage's own pod.")
-
-
-class CurationSpec(CurateParams):
-    """Which conversations are used."""
-
-    safety: SafetySpec = Field(default_factory=SafetySpec, description="The safety filter.")
-
-
 class ParentRef(Record):
     """What the candidate is trained from."""
 
@@ -129,6 +107,39 @@ class DataSpec(Record):
         max_length=4,
         description="Further conversations for SFT.",
         json_schema_extra=list_map("name"),
+    )
+
+
+class DiversitySpec(DiversityParams):
+    """Pruning by meaning, and the model that tells it."""
+
+    embedding_model: SafeUri | None = Field(
+        None,
+        description="A sentence-transformers model with safetensors weights, by URI; default: all-MiniLM-L6-v2, "
+        "which the trainer image ships (English).",
+    )
+
+
+class SafetySpec(SafetyParams):
+    """The safety filter of curation; a model stands for the embedded classifier."""
+
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            cel("!(has(self.model) && has(self.endpoint))", "set one of model and endpoint, not both", ".model")
+        )
+    )
+    model: SafeUri | None = Field(
+        None,
+        description="A Hugging Face text classifier by URI, with safetensors weights; it runs in the stage's pod.",
+    )
+
+
+class CurationSpec(CurateParams):
+    """Which conversations are used."""
+
+    safety: SafetySpec = Field(default_factory=SafetySpec, description="The safety filter.")
+    diversity: DiversitySpec | None = Field(
+        None, description="Pruning by meaning (embeddings and clusters), after the near-duplicates; left out, none."
     )
 
 

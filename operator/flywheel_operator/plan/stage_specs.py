@@ -44,11 +44,18 @@ def resolve_generation(name: str, spec: GenerationSpec) -> ResolveSpec:
     """Everything that the spec names by URI, to be looked at and given a digest."""
     inputs = [
         *(
-            Input(name=f"traffic-{s.name}", role=Role.TRAFFIC, kind="Data", uri=s.uri, origin=s.origin)
+            Input(name=f"traffic-{s.name}", role=Role.TRAFFIC, kind="Data", uri=s.uri, origin=s.origin, dates=s.dates)
             for s in spec.data.traffic
         ),
         *(
-            Input(name=f"preferences-{s.name}", role=Role.PREFERENCES, kind="Data", uri=s.uri, origin=s.origin)
+            Input(
+                name=f"preferences-{s.name}",
+                role=Role.PREFERENCES,
+                kind="Data",
+                uri=s.uri,
+                origin=s.origin,
+                dates=s.dates,
+            )
             for s in spec.data.preferences
         ),
         *(Input(name=f"sft-{s.name}", role=Role.SFT_DATA, kind="Data", uri=s.uri) for s in spec.data.sft),
@@ -57,10 +64,15 @@ def resolve_generation(name: str, spec: GenerationSpec) -> ResolveSpec:
         inputs.append(Input(name="general", role=Role.GENERAL, kind="Data", uri=spec.evaluation.general))
     safety = spec.curation.safety
     if safety.enabled and safety.model is not None:
-        inputs.append(Input(name="safety", role=Role.SAFETY, kind="Model", uri=safety.model.uri))
+        inputs.append(Input(name="safety", role=Role.SAFETY, kind="Model", uri=safety.model))
+    diversity = spec.curation.diversity
+    if diversity is not None and diversity.embedding_model is not None:
+        inputs.append(Input(name="embedder", role=Role.EMBEDDER, kind="Model", uri=diversity.embedding_model))
     if spec.parent.model is not None:
         inputs.append(Input(name=PARENT_INPUT, role=Role.POLICY, kind="Model", uri=spec.parent.model))
-    return ResolveSpec(owner=name, group=spec.lineage, artifacts=spec.artifacts.uri, inputs=inputs, seed=spec.seed)
+    return ResolveSpec(
+        owner=name, group=spec.lineage, artifacts=spec.artifacts.uri, inputs=inputs, style=spec.style, seed=spec.seed
+    )
 
 
 def resolve_reward_model(name: str, model: RewardModel) -> ResolveSpec:
@@ -68,12 +80,21 @@ def resolve_reward_model(name: str, model: RewardModel) -> ResolveSpec:
     spec = model.spec
     inputs = [
         *(
-            Input(name=f"preferences-{s.name}", role=Role.PREFERENCES, kind="Data", uri=s.uri, origin=s.origin)
+            Input(
+                name=f"preferences-{s.name}",
+                role=Role.PREFERENCES,
+                kind="Data",
+                uri=s.uri,
+                origin=s.origin,
+                dates=s.dates,
+            )
             for s in spec.preferences
         ),
         Input(name=PARENT_INPUT, role=Role.POLICY, kind="Model", uri=spec.base_model),
     ]
-    return ResolveSpec(owner=name, group="reward-models", artifacts=spec.artifacts.uri, inputs=inputs, seed=spec.seed)
+    return ResolveSpec(
+        owner=name, group="reward-models", artifacts=spec.artifacts.uri, inputs=inputs, style=spec.style, seed=spec.seed
+    )
 
 
 def with_digests(inputs: Sequence[Input], resolved: Sequence[Output]) -> list[Input]:
@@ -99,6 +120,7 @@ def reward_model_spec(
         artifacts=resolve.artifacts,
         inputs=with_digests(resolve.inputs, resolved),
         characters=characters,
+        style=model.spec.style,
         seed=model.spec.seed,
         params=model.spec.training,
     )
@@ -120,11 +142,11 @@ def training_stage(stage: Stage, name: str, snapshot: Snapshot, done: Mapping[St
     rewards = snapshot.rewards
     match stage:
         case Stage.CURATE:
-            inputs = [*_by_role(data, Role.TRAFFIC), *_by_role(data, Role.SAFETY)]
+            inputs = [i for role in (Role.TRAFFIC, Role.EMBEDDER, Role.SAFETY) for i in _by_role(data, role)]
             return CurateSpec(**common, inputs=inputs, params=_plain(CurateParams, spec.curation))
         case Stage.REJECTION_SAMPLE if recipe.rejection_sampling is not None:
             inputs = [_output(done, Stage.CURATE, "prompts", Role.PROMPTS), policy, *rewards]
-            return RejectionSampleSpec(**common, inputs=inputs, params=recipe.rejection_sampling)
+            return RejectionSampleSpec(**common, style=spec.style, inputs=inputs, params=recipe.rejection_sampling)
         case Stage.SFT if recipe.sft is not None:
             source = (
                 _output(done, Stage.REJECTION_SAMPLE, "accepted", Role.ACCEPTED)
@@ -138,7 +160,7 @@ def training_stage(stage: Stage, name: str, snapshot: Snapshot, done: Mapping[St
             pairs = [_output(done, Stage.REJECTION_SAMPLE, "pairs", Role.PAIRS)] if sampled else []
             own = _by_role(data, Role.PREFERENCES)
             inputs = [policy, *pairs, *own, *_judging(done, own)]
-            return DpoSpec(**common, inputs=inputs, params=recipe.dpo)
+            return DpoSpec(**common, style=spec.style, inputs=inputs, params=recipe.dpo)
         case Stage.RL if recipe.rl is not None:
             inputs = [_output(done, Stage.CURATE, "prompts", Role.PROMPTS), policy, *rewards]
             return RlSpec(**common, inputs=inputs, params=recipe.rl)
@@ -150,7 +172,9 @@ def training_stage(stage: Stage, name: str, snapshot: Snapshot, done: Mapping[St
                 *_by_role(data, Role.GENERAL),
                 *rewards,
             ]
-            return EvaluateSpec(**common, inputs=inputs, params=_plain(EvaluateParams, spec.evaluation))
+            return EvaluateSpec(
+                **common, style=spec.style, inputs=inputs, params=_plain(EvaluateParams, spec.evaluation)
+            )
     raise ValueError(f"stage {stage} is not part of the recipe")
 
 
@@ -165,8 +189,9 @@ def policy_before(stage: Stage, snapshot: Snapshot, done: Mapping[Stage, StageSt
 
 
 def _plain(model: type[Any], value: Any) -> Any:  # noqa: ANN401 -- a params model and a subclass' instance
-    """`value` as the contract's own model, without what the API adds to it or to a part of it."""
-    return model.model_validate(TypeAdapter(model).dump_python(value))
+    """`value` as the contract's own model, without what the API adds to it or to what it holds."""
+    adapter = TypeAdapter(model)
+    return adapter.validate_python(adapter.dump_python(value))
 
 
 def _by_role(inputs: Sequence[Input], role: Role) -> list[Input]:
