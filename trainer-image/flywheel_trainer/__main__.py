@@ -1,4 +1,4 @@
-"""The command line: `flywheel-trainer <stage> [--spec FILE]`; `serve` and `probe` for the model server; `touched`."""
+"""The command line: `flywheel-trainer <stage> [--spec FILE]`; `serve`, `probe`; `annotate`; `touched`."""
 
 import argparse
 import importlib
@@ -11,8 +11,13 @@ from flywheel_contract.exit_codes import ExitCode
 from flywheel_contract.stages import Stage
 from flywheel_trainer import launch, logs, runner
 
-_OTHERS: Final = {"serve": "serving.serve", "probe": "serving.probe", "touched": "touched"}
-"""What is no stage, and its module with a `main` of its own."""
+_OTHERS: Final = {
+    "serve": "flywheel_trainer.serving.serve",
+    "probe": "flywheel_trainer.serving.probe",
+    "annotate": "flywheel_trainer.annotation.command",
+    "touched": "flywheel_trainer.touched",
+}
+"""Commands that are no stage, and have options of their own."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] in _OTHERS:
         # Imported only here: a stage needs no server, and the probe must be quick.
-        return int(importlib.import_module(f"flywheel_trainer.{_OTHERS[arguments[0]]}").main(arguments[1:]))
+        return int(importlib.import_module(_OTHERS[arguments[0]]).main(arguments[1:]))
     parsed = _parser().parse_args(arguments)
     stage = Stage(parsed.stage)
     count = launch.processes(stage)
@@ -41,8 +46,8 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="flywheel-trainer",
-        description="Runs one stage of a generation as its StageSpec says, serves a model, or lists what was touched.",
-        epilog="serve, probe and touched have options of their own: flywheel-trainer serve --help",
+        description="Runs one stage of a generation as its StageSpec says, or serves a model.",
+        epilog="serve, probe, annotate and touched have options of their own: flywheel-trainer serve --help",
     )
     parser.add_argument("stage", choices=[*(stage.value for stage in Stage), *_OTHERS])
     parser.add_argument(

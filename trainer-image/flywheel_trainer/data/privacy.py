@@ -22,7 +22,7 @@ from flywheel_trainer.data.recognizers import (
     PatternFinder,
     pattern_entities,
 )
-from flywheel_trainer.data.rows import Conversation
+from flywheel_trainer.data.rows import Conversation, texts_in, texts_of
 from flywheel_trainer.errors import SpecError
 
 WINDOW: Final = 10_000
@@ -82,6 +82,11 @@ class PrivacyFilter:
     def found(self, texts: Sequence[str]) -> list[list[RecognizerResult]]:
         """The identifiers in each text, those of a low score and the allowed ones left out."""
         return self._found(texts, self._finders)
+
+    def first(self, text: str) -> str | None:
+        """The kind of the first identifier in `text`, or None."""
+        found = self.found([text])[0]
+        return found[0].entity_type if found else None
 
     def redact(self, text: str, found: Sequence[RecognizerResult]) -> str:
         """`text` with `<ENTITY>` in place of what was found."""
@@ -150,21 +155,9 @@ def _windows(text: str) -> Iterator[tuple[int, str]]:
 
 def _texts_of(row: Conversation) -> Iterator[str]:
     for message in row.messages:
-        yield from _strings({key: value for key, value in message.items() if key != "role"})
+        yield from texts_of(message)
     for name in _FREE_TEXT:
-        yield from _strings(getattr(row, name, {}))
-
-
-def _strings(value: Any) -> Iterator[str]:  # noqa: ANN401 -- any JSON value
-    """Every text in it: a call of a tool holds arguments, which hold more."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for inner in value.values():
-            yield from _strings(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _strings(inner)
+        yield from texts_in(getattr(row, name, {}))
 
 
 def _replaced(value: Any, new: Mapping[str, str]) -> Any:  # noqa: ANN401 -- any JSON value

@@ -22,7 +22,7 @@ from flywheel_trainer.context import StageContext, StageOutcome
 from flywheel_trainer.data import constraints
 from flywheel_trainer.data.constraints import Share, Traffic, sentence
 from flywheel_trainer.data.retention import erased, is_over, latest, receipts
-from flywheel_trainer.data.rows import DATA_FILE, Conversation, prompt_text, read_traffic, write_rows
+from flywheel_trainer.data.rows import DATA_FILE, Conversation, prompt_text, read_traffic, texts_of, write_rows
 from flywheel_trainer.data.safety import classifier, unsafe_rows
 from flywheel_trainer.data.split import draw_key, held_out, is_keyed
 from flywheel_trainer.errors import ConfigError, DataError
@@ -211,7 +211,7 @@ def _safety(curation: Curation, params: CurateParams, _seed: int) -> None:
     if not params.safety.enabled:
         return
     model = next((i.path for i in curation.ctx.inputs(Role.SAFETY)), None)
-    texts = [[m["content"] for m in row.messages] for row in curation.rows]
+    texts = [[text for m in row.messages for text in texts_of(m)] for row in curation.rows]
     unsafe = unsafe_rows(classifier(params.safety, model), texts, params.safety.threshold)
     curation.keep([row for row, category in zip(curation.rows, unsafe, strict=True) if category is None], SAFETY)
     categories = Counter(category for category in unsafe if category is not None)
