@@ -16,7 +16,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from flywheel_contract.params import (
-    DeepSpeedParams,
     Engine,
     ImportanceSampling,
     LoraParams,
@@ -260,7 +259,11 @@ def test_margins_are_told_by_source_and_origin(tmp_path: Path) -> None:
     asked = [{"role": "user", "content": "?"}]
     pairs = [
         preferred.Pair(source, origin, f"u{i}", asked, asked, asked)  # type: ignore[arg-type]
-        for source, origin, count in (("pairs", Origin.USER, 5), ("notes", Origin.USER, 1), ("notes", Origin.INTERNAL, 2))
+        for source, origin, count in (
+            ("pairs", Origin.USER, 5),
+            ("notes", Origin.USER, 1),
+            ("notes", Origin.INTERNAL, 2),
+        )
         for i in range(count)
     ]
     chosen = preferred.sampled(pairs, 2, seed=3)

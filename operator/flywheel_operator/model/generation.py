@@ -134,7 +134,7 @@ class PoolPolicy(PoolPolicyParams):
 class RejectionSamplingSpec(RejectionSampleParams):
     """Draw several replies to each prompt and keep the best and the worst by the composite reward."""
 
-    pool: list[PoolPolicy] = Field(  # type: ignore[assignment] -- the same entries with what the API adds
+    pool: list[PoolPolicy] = Field(  # type: ignore[assignment] # the same entries with what the API adds
         default_factory=list,
         max_length=3,
         description="Further policies beside the one that is trained; the best reply of all is kept.",

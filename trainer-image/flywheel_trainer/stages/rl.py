@@ -18,7 +18,7 @@ from flywheel_contract.manifest import Measurement
 from flywheel_contract.metric_names import Metric
 from flywheel_contract.params import PromptSelectionParams, RlParams, SamplingParams
 from flywheel_contract.stages import Role
-from flywheel_trainer import divergence, importance, prompt_selection, reports, rl_trainers, training
+from flywheel_trainer import divergence, engines, importance, prompt_selection, reports, rl_trainers, training
 from flywheel_trainer.artifacts import write_atomically
 from flywheel_trainer.callbacks import History
 from flywheel_trainer.context import StageContext, StageOutcome, is_main_process
@@ -44,6 +44,7 @@ def run(ctx: StageContext) -> StageOutcome:
     """Trains the policy and leaves the merged model."""
     params = ctx.spec.params
     _check(params)
+    engines.use_vllm(params.engine)  # refuses before anything is read
     mode = rl_trainers.correction(ctx, params)
     start = training.prepare(ctx, params, ctx.input(Role.POLICY).path, read_policy)
     composite = load_composite(ctx, params.precision)
@@ -91,6 +92,8 @@ def reward_function(composite: Composite, params: RlParams) -> rl_trainers.Rewar
 
 def _check(params: RlParams) -> None:
     """TRL's own refusals come as a ValueError, after the models are loaded."""
+    if params.max_length <= params.max_new_tokens:
+        raise ConfigError(f"rl: maxNewTokens {params.max_new_tokens} leaves no room in maxLength {params.max_length}")
     if params.algorithm == "OnlineDPO":
         if params.beta == 0:
             raise ConfigError("rl: OnlineDPO needs a beta above 0; it is the scale of its implicit reward")
@@ -107,8 +110,6 @@ def _prompts(ctx: StageContext, start: training.Start, composite: Composite) -> 
     """Conversation prefixes up to the last reply, which is left for the policy to write."""
     params = ctx.spec.params
     room = params.max_length - params.max_new_tokens
-    if room < 1:
-        raise ConfigError(f"rl: maxNewTokens {params.max_new_tokens} leaves no room in maxLength {params.max_length}")
     rows = conversations(ctx, Role.PROMPTS)
     selection = params.prompt_selection
     # Selection looks at candidates in a shuffled order; without it, the drawn rows keep theirs.
