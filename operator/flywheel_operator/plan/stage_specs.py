@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from pydantic import TypeAdapter
+
 from flywheel_contract.characters import Character
 from flywheel_contract.params import CurateParams, EvaluateParams, PoolPolicyParams, RejectionSampleParams
 from flywheel_contract.stage_spec import (
@@ -42,11 +44,18 @@ def resolve_generation(name: str, spec: GenerationSpec) -> ResolveSpec:
     """Everything that the spec names by URI, to be looked at and given a digest."""
     inputs = [
         *(
-            Input(name=f"traffic-{s.name}", role=Role.TRAFFIC, kind="Data", uri=s.uri, origin=s.origin)
+            Input(name=f"traffic-{s.name}", role=Role.TRAFFIC, kind="Data", uri=s.uri, origin=s.origin, dates=s.dates)
             for s in spec.data.traffic
         ),
         *(
-            Input(name=f"preferences-{s.name}", role=Role.PREFERENCES, kind="Data", uri=s.uri, origin=s.origin)
+            Input(
+                name=f"preferences-{s.name}",
+                role=Role.PREFERENCES,
+                kind="Data",
+                uri=s.uri,
+                origin=s.origin,
+                dates=s.dates,
+            )
             for s in spec.data.preferences
         ),
         *(
@@ -61,9 +70,14 @@ def resolve_generation(name: str, spec: GenerationSpec) -> ResolveSpec:
     ]
     if spec.evaluation.general is not None:
         inputs.append(Input(name="general", role=Role.GENERAL, kind="Data", uri=spec.evaluation.general))
+    diversity = spec.curation.diversity
+    if diversity is not None and diversity.embedding_model is not None:
+        inputs.append(Input(name="embedder", role=Role.EMBEDDER, kind="Model", uri=diversity.embedding_model))
     if spec.parent.model is not None:
         inputs.append(Input(name=PARENT_INPUT, role=Role.POLICY, kind="Model", uri=spec.parent.model))
-    return ResolveSpec(owner=name, group=spec.lineage, artifacts=spec.artifacts.uri, inputs=inputs, seed=spec.seed)
+    return ResolveSpec(
+        owner=name, group=spec.lineage, artifacts=spec.artifacts.uri, inputs=inputs, style=spec.style, seed=spec.seed
+    )
 
 
 def resolve_reward_model(name: str, model: RewardModel) -> ResolveSpec:
@@ -71,12 +85,21 @@ def resolve_reward_model(name: str, model: RewardModel) -> ResolveSpec:
     spec = model.spec
     inputs = [
         *(
-            Input(name=f"preferences-{s.name}", role=Role.PREFERENCES, kind="Data", uri=s.uri, origin=s.origin)
+            Input(
+                name=f"preferences-{s.name}",
+                role=Role.PREFERENCES,
+                kind="Data",
+                uri=s.uri,
+                origin=s.origin,
+                dates=s.dates,
+            )
             for s in spec.preferences
         ),
         Input(name=PARENT_INPUT, role=Role.POLICY, kind="Model", uri=spec.base_model),
     ]
-    return ResolveSpec(owner=name, group="reward-models", artifacts=spec.artifacts.uri, inputs=inputs, seed=spec.seed)
+    return ResolveSpec(
+        owner=name, group="reward-models", artifacts=spec.artifacts.uri, inputs=inputs, style=spec.style, seed=spec.seed
+    )
 
 
 def with_digests(inputs: Sequence[Input], resolved: Sequence[Output]) -> list[Input]:
@@ -102,6 +125,7 @@ def reward_model_spec(
         artifacts=resolve.artifacts,
         inputs=with_digests(resolve.inputs, resolved),
         characters=characters,
+        style=model.spec.style,
         seed=model.spec.seed,
         params=model.spec.training,
     )
@@ -123,12 +147,17 @@ def training_stage(stage: Stage, name: str, snapshot: Snapshot, done: Mapping[St
     rewards = snapshot.rewards
     match stage:
         case Stage.CURATE:
-            traffic = _by_role(data, Role.TRAFFIC)
-            return CurateSpec(**common, inputs=traffic, params=_plain(CurateParams, spec.curation))
+            inputs = [*_by_role(data, Role.TRAFFIC), *_by_role(data, Role.EMBEDDER)]
+            return CurateSpec(**common, inputs=inputs, params=_plain(CurateParams, spec.curation))
         case Stage.REJECTION_SAMPLE if recipe.rejection_sampling is not None:
+<<<<<<< HEAD
             pool = _by_role(data, Role.POOL)
             inputs = [_output(done, Stage.CURATE, "prompts", Role.PROMPTS), policy, *pool, *rewards]
             return RejectionSampleSpec(**common, inputs=inputs, params=_rejection_sampling(recipe.rejection_sampling))
+=======
+            inputs = [_output(done, Stage.CURATE, "prompts", Role.PROMPTS), policy, *rewards]
+            return RejectionSampleSpec(**common, style=spec.style, inputs=inputs, params=recipe.rejection_sampling)
+>>>>>>> main
         case Stage.SFT if recipe.sft is not None:
             source = (
                 _output(done, Stage.REJECTION_SAMPLE, "accepted", Role.ACCEPTED)
@@ -142,7 +171,7 @@ def training_stage(stage: Stage, name: str, snapshot: Snapshot, done: Mapping[St
             pairs = [_output(done, Stage.REJECTION_SAMPLE, "pairs", Role.PAIRS)] if sampled else []
             own = _by_role(data, Role.PREFERENCES)
             inputs = [policy, *pairs, *own, *_judging(done, own)]
-            return DpoSpec(**common, inputs=inputs, params=recipe.dpo)
+            return DpoSpec(**common, style=spec.style, inputs=inputs, params=recipe.dpo)
         case Stage.RL if recipe.rl is not None:
             parent = _model("parent", Role.PARENT, snapshot.parent)
             inputs = [_output(done, Stage.CURATE, "prompts", Role.PROMPTS), policy, parent, *rewards]
@@ -155,7 +184,9 @@ def training_stage(stage: Stage, name: str, snapshot: Snapshot, done: Mapping[St
                 *_by_role(data, Role.GENERAL),
                 *rewards,
             ]
-            return EvaluateSpec(**common, inputs=inputs, params=_plain(EvaluateParams, spec.evaluation))
+            return EvaluateSpec(
+                **common, style=spec.style, inputs=inputs, params=_plain(EvaluateParams, spec.evaluation)
+            )
     raise ValueError(f"stage {stage} is not part of the recipe")
 
 
@@ -170,8 +201,9 @@ def policy_before(stage: Stage, snapshot: Snapshot, done: Mapping[Stage, StageSt
 
 
 def _plain(model: type[Any], value: Any) -> Any:  # noqa: ANN401 -- a params model and a subclass' instance
-    """`value` as the contract's own model, without what the API adds to it."""
-    return model(**{name: getattr(value, name) for name in model.model_fields})
+    """`value` as the contract's own model, without what the API adds to it or to what it holds."""
+    adapter = TypeAdapter(model)
+    return adapter.validate_python(adapter.dump_python(value))
 
 
 def _rejection_sampling(spec: RejectionSamplingSpec) -> RejectionSampleParams:

@@ -11,8 +11,10 @@ from typing import Final
 from flywheel_contract.base import Digest
 from flywheel_contract.stage_spec import Input
 from flywheel_contract.stages import Role
+from flywheel_trainer import style
 from flywheel_trainer.artifacts import digest_folder
 from flywheel_trainer.context import LocalInput, StageContext, StageOutcome
+from flywheel_trainer.data.embeddings import check_embedder
 from flywheel_trainer.data.rows import data_files
 from flywheel_trainer.errors import DataError, ModelError
 from flywheel_trainer.model_files import architecture, check_model
@@ -24,9 +26,11 @@ def run(ctx: StageContext) -> StageOutcome:
     """Answers the digest of each input by its name.
 
     Raises:
+        ConfigError: a pattern of spec.style cannot be used.
         DataError: data is missing or empty, or not what the spec says it must be.
         ModelError: a model folder is missing or refused, or of the wrong kind for its role.
     """
+    style.features(ctx.spec.style)
     found = [i for role in Role for i in ctx.inputs(role)]
     digests: dict[str, Digest] = {}
     notes = []
@@ -43,6 +47,9 @@ def run(ctx: StageContext) -> StageOutcome:
 def _check(item: LocalInput) -> None:
     if item.spec.kind == "Data":
         _check_data(item.path)
+        return
+    if item.spec.role is Role.EMBEDDER:
+        check_embedder(item.path)
         return
     check_model(item.path)
     scores = architecture(item.path).endswith("ForSequenceClassification")
