@@ -5,12 +5,8 @@ from typing import Any
 import pytest
 
 from flywheel_contract.characters import Character
-<<<<<<< HEAD
-from flywheel_contract.params import CurateParams, EvaluateParams, PoolPolicyParams, RejectionSampleParams
-=======
 from flywheel_contract.curation_params import DiversityParams
-from flywheel_contract.params import CurateParams, EvaluateParams
->>>>>>> main
+from flywheel_contract.params import CurateParams, EvaluateParams, PoolPolicyParams, RejectionSampleParams
 from flywheel_contract.stage_spec import Input
 from flywheel_contract.stages import OUTPUTS, Role, Stage
 from flywheel_operator.model.generation import GenerationSpec

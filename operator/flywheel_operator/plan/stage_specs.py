@@ -150,14 +150,10 @@ def training_stage(stage: Stage, name: str, snapshot: Snapshot, done: Mapping[St
             inputs = [*_by_role(data, Role.TRAFFIC), *_by_role(data, Role.EMBEDDER)]
             return CurateSpec(**common, inputs=inputs, params=_plain(CurateParams, spec.curation))
         case Stage.REJECTION_SAMPLE if recipe.rejection_sampling is not None:
-<<<<<<< HEAD
             pool = _by_role(data, Role.POOL)
             inputs = [_output(done, Stage.CURATE, "prompts", Role.PROMPTS), policy, *pool, *rewards]
-            return RejectionSampleSpec(**common, inputs=inputs, params=_rejection_sampling(recipe.rejection_sampling))
-=======
-            inputs = [_output(done, Stage.CURATE, "prompts", Role.PROMPTS), policy, *rewards]
-            return RejectionSampleSpec(**common, style=spec.style, inputs=inputs, params=recipe.rejection_sampling)
->>>>>>> main
+            params = _rejection_sampling(recipe.rejection_sampling)
+            return RejectionSampleSpec(**common, style=spec.style, inputs=inputs, params=params)
         case Stage.SFT if recipe.sft is not None:
             source = (
                 _output(done, Stage.REJECTION_SAMPLE, "accepted", Role.ACCEPTED)

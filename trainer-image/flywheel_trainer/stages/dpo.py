@@ -9,20 +9,12 @@ from trl import DPOConfig, DPOTrainer
 from flywheel_contract.manifest import Measurement
 from flywheel_contract.metric_names import Metric
 from flywheel_contract.stages import Role
-<<<<<<< HEAD
-from flywheel_trainer import preferred, reports, training
+from flywheel_trainer import preferred, reports, style_report, training
 from flywheel_trainer.callbacks import History
 from flywheel_trainer.context import StageContext, StageOutcome, is_main_process
-from flywheel_trainer.data.rows import read_preferences
+from flywheel_trainer.data.rows import Preference, read_preferences
 from flywheel_trainer.errors import ConfigError
 from flywheel_trainer.examples import encode_pair, encode_replies, require, share, without_judged
-=======
-from flywheel_trainer import reports, style_report, training
-from flywheel_trainer.callbacks import History
-from flywheel_trainer.context import StageContext, StageOutcome, is_main_process
-from flywheel_trainer.data.rows import Message
-from flywheel_trainer.examples import encode_pair, encode_replies, preferences, require, without_judged
->>>>>>> main
 from flywheel_trainer.models import read_policy
 from flywheel_trainer.preferred import Pair
 
@@ -88,9 +80,11 @@ def _pairs(ctx: StageContext, tokenizer: PreTrainedTokenizerBase) -> tuple[list[
         raise ConfigError("stage dpo needs an input of role pairs or preferences; name one in the recipe")
     counts = {"rows": 0, "dropped-held-out": 0, "dropped-too-long": 0}
     pairs: list[Pair] = []
+    kept: list[Preference] = []
     for each in inputs:
         given = share(ctx, read_preferences(each.path, each.origin), each.weight)
         rows = without_judged(ctx, given)
+        kept += rows
         before = len(pairs)
         for row in rows:
             fitted = encode_pair(ctx, tokenizer, row, ctx.spec.params.max_length)
@@ -102,17 +96,9 @@ def _pairs(ctx: StageContext, tokenizer: PreTrainedTokenizerBase) -> tuple[list[
         counts["dropped-too-long"] += len(rows) - (len(pairs) - before)
         counts[f"pairs-{each.name}"] = len(pairs) - before
     require(pairs, "stage dpo")
-<<<<<<< HEAD
-    return pairs, counts
-=======
     if is_main_process():
-        style_report.leave_pairs(ctx, rows)
-    return pairs, {
-        "rows": len(given),
-        "dropped-held-out": len(given) - len(rows),
-        "dropped-too-long": len(rows) - len(pairs),
-    }
->>>>>>> main
+        style_report.leave_pairs(ctx, kept)
+    return pairs, counts
 
 
 def _preferred(history: History) -> dict[Metric, Measurement]:

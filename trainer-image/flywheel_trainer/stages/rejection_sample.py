@@ -17,13 +17,8 @@ from flywheel_contract.manifest import Measurement
 from flywheel_contract.metric_names import Metric
 from flywheel_contract.params import RejectionSampleParams
 from flywheel_contract.stage_spec import RejectionSampleSpec
-<<<<<<< HEAD
 from flywheel_contract.stages import Origin, Role
-from flywheel_trainer import engines, intervals
-=======
-from flywheel_contract.stages import Role
-from flywheel_trainer import intervals, models, style_report
->>>>>>> main
+from flywheel_trainer import engines, intervals, style_report
 from flywheel_trainer.context import StageContext, StageOutcome
 from flywheel_trainer.data.rows import DATA_FILE, Conversation, Message, read_traffic, write_rows
 from flywheel_trainer.data.split import draw_key
@@ -80,14 +75,8 @@ def run(ctx: StageContext) -> StageOutcome:
         raise DataError(f"none of the {drawn} sampled replies has any text: check the policy's template")
     rewards = _score(ctx, prompts, replies, spec.params)
     selection = select(rows, replies, rewards)
-<<<<<<< HEAD
-=======
-    if not selection.accepted:
-        raise DataError(
-            f"none of the {sum(map(len, replies))} sampled replies has any text: check the policy's template"
-        )
-    style_report.leave_samples(ctx, [row.user for row in rows], [prefix(row) for row in rows], replies, rewards)
->>>>>>> main
+    texts = [[each.text for each in given] for given in replies]
+    style_report.leave_samples(ctx, [row.user for row in rows], [prefix(row) for row in rows], texts, rewards)
     write_rows(ctx.output("accepted") / DATA_FILE, selection.accepted)
     write_rows(ctx.output("pairs") / DATA_FILE, selection.pairs)
     report = acceptance(rows, replies, rewards, selection)

@@ -44,7 +44,6 @@ def run(ctx: StageContext) -> StageOutcome:
     """Trains the policy and leaves the merged model."""
     params = ctx.spec.params
     _check(params)
-    engines.use_vllm(params.engine)  # refuses before anything is read
     mode = rl_trainers.correction(ctx, params)
     start = training.prepare(ctx, params, ctx.input(Role.POLICY).path, read_policy)
     composite = load_composite(ctx, params.precision)
@@ -92,18 +91,17 @@ def reward_function(composite: Composite, params: RlParams) -> rl_trainers.Rewar
 
 def _check(params: RlParams) -> None:
     """TRL's own refusals come as a ValueError, after the models are loaded."""
-    if params.max_length <= params.max_new_tokens:
-        raise ConfigError(f"rl: maxNewTokens {params.max_new_tokens} leaves no room in maxLength {params.max_length}")
-    if params.algorithm == "OnlineDPO":
-        if params.beta == 0:
-            raise ConfigError("rl: OnlineDPO needs a beta above 0; it is the scale of its implicit reward")
-        return
     generated = params.batch_size * params.gradient_accumulation_steps
-    if generated % params.num_generations:
+    if params.algorithm == "GRPO" and generated % params.num_generations:
         raise ConfigError(
             f"rl: batchSize times gradientAccumulationSteps is {generated}, which numGenerations "
             f"{params.num_generations} does not divide; choose a multiple"
         )
+    if params.algorithm == "OnlineDPO" and params.beta == 0:
+        raise ConfigError("rl: OnlineDPO needs a beta above 0; it is the scale of its implicit reward")
+    if params.max_length <= params.max_new_tokens:
+        raise ConfigError(f"rl: maxNewTokens {params.max_new_tokens} leaves no room in maxLength {params.max_length}")
+    engines.use_vllm(params.engine)  # refuses where it cannot run
 
 
 def _prompts(ctx: StageContext, start: training.Start, composite: Composite) -> tuple[list[Prompt], dict[str, int]]:
