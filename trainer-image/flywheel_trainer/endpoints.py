@@ -16,6 +16,7 @@ import httpx
 from flywheel_contract.params import EndpointParams, SamplingParams
 from flywheel_trainer.data.rows import Message
 from flywheel_trainer.errors import ConfigError, StageError
+from flywheel_trainer.prompts import split_tools
 from flywheel_trainer.sampling import Report
 
 _ATTEMPTS: Final = 4
@@ -73,9 +74,11 @@ class EndpointDrawer:
         return os.environ[name]
 
     def _reply(self, client: httpx.Client, prompt: Sequence[Message], params: SamplingParams, seed: int) -> str:
+        messages, tools = split_tools(prompt)
         body = {
             "model": self.params.model,
-            "messages": list(prompt),
+            "messages": messages,
+            **({"tools": tools} if tools else {}),
             "temperature": params.temperature,
             "top_p": params.top_p,
             "max_tokens": params.max_new_tokens,

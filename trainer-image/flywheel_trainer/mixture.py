@@ -1,5 +1,6 @@
 """What SFT imitates: a weighted mixture of named sources, and how much of it each source made up in the end."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -7,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from flywheel_contract.params import SftParams
 from flywheel_contract.stages import Origin, Role
+from flywheel_trainer.annotation import tool_calls
 from flywheel_trainer.context import StageContext
 from flywheel_trainer.data.rows import Conversation, read_traffic
 from flywheel_trainer.errors import ConfigError
@@ -28,6 +30,8 @@ class Source:
     """Whether every reply is imitated, or the last one only: of an accepted row only that was sampled."""
     held_out: int = 0
     too_long: int = 0
+    calls: dict[str, int] = field(default_factory=dict)
+    """Rows with tool calls, and those that were dropped because reviewers do not agree."""
     examples: list[Example] = field(default_factory=list)
 
     @property
@@ -68,8 +72,9 @@ def sources(ctx: StageContext, params: SftParams) -> list[Source]:
 def encode(ctx: StageContext, tokenizer: PreTrainedTokenizerBase, found: list[Source]) -> list[Example]:
     """The examples of all sources in their weights; what is left out is counted in each source."""
     for source in found:
-        kept = without_judged(ctx, source.given)
-        source.held_out = len(source.given) - len(kept)
+        unjudged = without_judged(ctx, source.given)
+        source.held_out = len(source.given) - len(unjudged)
+        kept, source.calls = tool_calls.trainable(unjudged, ctx.spec.params.agreement, ctx.spec.characters)
         for row in share(ctx, kept, source.weight):
             messages = with_character(row.messages, row.character, ctx.spec.characters)
             example = encode_replies(tokenizer, messages, ctx.spec.params.max_length, all_replies=source.all_replies)
@@ -89,6 +94,7 @@ def report(found: list[Source]) -> dict[str, dict[str, Any]]:
             "rowsGiven": len(source.given),
             "droppedHeldOut": source.held_out,
             "droppedTooLong": source.too_long,
+            "toolCalls": source.calls,
             "rows": len(source.examples),
             "replyTokens": source.reply_tokens,
             "shareOfRows": len(source.examples) / rows,
@@ -96,6 +102,15 @@ def report(found: list[Source]) -> dict[str, dict[str, Any]]:
         }
         for source in found
     }
+
+
+def counts(found: list[Source]) -> dict[str, int]:
+    """For the manifest."""
+    told: Counter[str] = Counter()
+    for source in found:
+        told.update({"dropped-too-long": source.too_long, "dropped-held-out": source.held_out, **source.calls})
+        told[f"rows-{source.name}"] = len(source.examples)
+    return dict(told)
 
 
 def sentence(found: list[Source]) -> str:

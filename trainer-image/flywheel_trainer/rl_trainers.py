@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import torch
 from datasets import Dataset
-from transformers import Trainer
+from transformers import PreTrainedTokenizerBase, Trainer
 from trl import GRPOConfig, GRPOTrainer
 
 from flywheel_contract.params import ImportanceSampling, RlParams
@@ -28,6 +28,8 @@ class Learner:
     """What is to be trained, and by which reward."""
 
     start: training.Start
+    tokenizer: PreTrainedTokenizerBase
+    """The start's, as TRL needs it: it renders by itself."""
     prompts: Dataset
     reward: RewardFunction
 
@@ -57,7 +59,7 @@ def build(ctx: StageContext, args: Any, params: RlParams, learner: Learner, mode
         "reward_funcs": learner.reward,
         "args": args,
         "train_dataset": learner.prompts,
-        "processing_class": learner.start.tokenizer,
+        "processing_class": learner.tokenizer,
         "peft_config": training.lora(params, "CAUSAL_LM"),
     }
     if params.algorithm == "OnlineDPO":

@@ -1,6 +1,8 @@
 """Direct preference optimisation on sampled pairs and annotated preferences, with the predecessor as reference."""
 
 import json
+from collections import Counter
+from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
@@ -9,7 +11,8 @@ from trl import DPOConfig, DPOTrainer
 from flywheel_contract.manifest import Measurement
 from flywheel_contract.metric_names import Metric
 from flywheel_contract.stages import Role
-from flywheel_trainer import preferred, reports, style_report, training
+from flywheel_trainer import pair_filter, preferred, reports, style_report, training
+from flywheel_trainer.annotation import tool_calls
 from flywheel_trainer.callbacks import History
 from flywheel_trainer.context import StageContext, StageOutcome, is_main_process
 from flywheel_trainer.data.rows import Preference, read_preferences
@@ -17,6 +20,7 @@ from flywheel_trainer.errors import ConfigError
 from flywheel_trainer.examples import encode_pair, encode_replies, require, share, without_judged
 from flywheel_trainer.models import read_policy
 from flywheel_trainer.preferred import Pair
+from flywheel_trainer.prompts import split_tools
 
 REPORT_FILE = "preferences.json"
 """Below `logs/`: accuracy and margin of each source and origin."""
@@ -42,6 +46,7 @@ def run(ctx: StageContext) -> StageOutcome:
         train_dataset=Dataset.from_list(
             [{"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in pairs]
         ),
+        train_dataset=Dataset.from_list([_for_trl(pair) for pair in pairs]),
         processing_class=start.tokenizer,
         peft_config=training.lora(params, "CAUSAL_LM"),
     )
@@ -78,27 +83,45 @@ def _pairs(ctx: StageContext, tokenizer: PreTrainedTokenizerBase) -> tuple[list[
     inputs = [each for role in (Role.PAIRS, Role.PREFERENCES) for each in ctx.inputs(role)]
     if not inputs:
         raise ConfigError("stage dpo needs an input of role pairs or preferences; name one in the recipe")
-    counts = {"rows": 0, "dropped-held-out": 0, "dropped-too-long": 0}
+    params = ctx.spec.params
+    counts: Counter[str] = Counter()
     pairs: list[Pair] = []
     kept: list[Preference] = []
     for each in inputs:
         given = share(ctx, read_preferences(each.path, each.origin), each.weight)
-        rows = without_judged(ctx, given)
+        unjudged = without_judged(ctx, given)
+        labelled, calls = tool_calls.trainable(unjudged, params.agreement, ctx.spec.characters)
+        rows, dropped = pair_filter.kept(labelled, params.pair_filter)
+        found = [pair for row in rows if (pair := _fitted(ctx, tokenizer, each.name, row)) is not None]
+        counts.update({"rows": len(given), "dropped-held-out": len(given) - len(unjudged), **calls, **dropped})
+        counts.update({"dropped-too-long": len(rows) - len(found), f"pairs-{each.name}": len(found)})
+        pairs += found
         kept += rows
-        before = len(pairs)
-        for row in rows:
-            fitted = encode_pair(ctx, tokenizer, row, ctx.spec.params.max_length)
-            if fitted is not None:
-                prompt = fitted[0][: -len(row.chosen)]
-                pairs.append(Pair(each.name, row.origin, row.user, prompt, list(row.chosen), list(row.rejected)))
-        counts["rows"] += len(given)
-        counts["dropped-held-out"] += len(given) - len(rows)
-        counts["dropped-too-long"] += len(rows) - (len(pairs) - before)
-        counts[f"pairs-{each.name}"] = len(pairs) - before
     require(pairs, "stage dpo")
     if is_main_process():
         style_report.leave_pairs(ctx, kept)
-    return pairs, counts
+    return pairs, dict(counts)
+
+
+def _for_trl(pair: Pair) -> dict[str, Any]:
+    """The pair with its character's tools in a column of their own, as JSON: Arrow would mix their schemas up."""
+    prompt, tools = split_tools(pair["prompt"])
+    return {**pair, "prompt": prompt, "tools": json.dumps(tools or None)}
+
+
+def _fitted(ctx: StageContext, tokenizer: PreTrainedTokenizerBase, source: str, row: Preference) -> Pair | None:
+    """The pair over a prompt that is short enough for both replies; None where there is none."""
+    fitted = encode_pair(ctx, tokenizer, row, ctx.spec.params.max_length)
+    if fitted is None:
+        return None
+    prompt = fitted[0][: -len(row.chosen)]
+    return Pair(source, row.origin, row.user, prompt, list(row.chosen), list(row.rejected))
+
+
+def _for_trl(pair: Pair) -> dict[str, Any]:
+    """The pair with its character's tools in a column of their own, as JSON: Arrow would mix their schemas up."""
+    prompt, tools = split_tools(pair.prompt)
+    return {"prompt": prompt, "chosen": pair.chosen, "rejected": pair.rejected, "tools": json.dumps(tools or None)}
 
 
 def _preferred(history: History) -> dict[Metric, Measurement]:

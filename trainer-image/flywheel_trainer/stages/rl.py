@@ -27,7 +27,7 @@ from flywheel_trainer.errors import ConfigError, DataError, NotFiniteError
 from flywheel_trainer.examples import conversations, draw, prompt_of, require
 from flywheel_trainer.models import load_policy, read_policy
 from flywheel_trainer.perplexity import reply_likelihoods
-from flywheel_trainer.prompts import fit_prompt, render, token_ids, with_character
+from flywheel_trainer.prompts import fit_prompt, render, split_tools, token_ids, trainer_tokenizer, with_character
 from flywheel_trainer.rewards import Composite, load_composite
 from flywheel_trainer.sampling import sample_replies
 
@@ -50,7 +50,10 @@ def run(ctx: StageContext) -> StageOutcome:
     args = rl_trainers.configure(ctx, params, mode)
     prompts, counts = _prompts(ctx, start, composite)
     learner = rl_trainers.Learner(
-        start, Dataset.from_list([{"prompt": prompt} for prompt in prompts]), reward_function(composite, params)
+        start,
+        trainer_tokenizer(start.tokenizer, ctx.spec.characters),
+        Dataset.from_list([{"prompt": split_tools(prompt)[0]} for prompt in prompts]),
+        reward_function(composite, params),
     )
     trainer = rl_trainers.build(ctx, args, params, learner, mode)
     texts = [token_ids(start.tokenizer, render(start.tokenizer, prompt, reply_next=True)) for prompt in prompts]

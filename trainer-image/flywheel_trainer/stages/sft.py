@@ -41,10 +41,6 @@ def run(ctx: StageContext) -> StageOutcome:
         (ctx.beside("logs") / MIXTURE_FILE).write_text(text + "\n", encoding="utf-8")
     return StageOutcome(
         metrics={**reports.training(history), **kl},
-        counts={
-            "dropped-too-long": sum(source.too_long for source in sources),
-            "dropped-held-out": sum(source.held_out for source in sources),
-            **{f"rows-{source.name}": len(source.examples) for source in sources},
-        },
+        counts=mixture.counts(sources),
         message=reports.sentence(history) + mixture.sentence(sources),
     )
