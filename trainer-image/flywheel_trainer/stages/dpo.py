@@ -43,9 +43,6 @@ def run(ctx: StageContext) -> StageOutcome:
             loss_type=[params.loss_type],
             precompute_ref_log_probs=params.reference == "Precomputed",
         ),
-        train_dataset=Dataset.from_list(
-            [{"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in pairs]
-        ),
         train_dataset=Dataset.from_list([_for_trl(pair) for pair in pairs]),
         processing_class=start.tokenizer,
         peft_config=training.lora(params, "CAUSAL_LM"),
