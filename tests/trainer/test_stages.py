@@ -203,6 +203,12 @@ def test_the_correction_changes_nothing_where_sampler_and_learner_agree(wheel: W
     assert wheel.lab.history(result)[0]["kl"] == pytest.approx(0, abs=1e-6)
 
 
+def test_bf16_with_adapters_is_corrected_by_default(wheel: Wheel) -> None:
+    result = wheel.lab.succeed("rl", rl_inputs(wheel), **{**RL, "maxSteps": 2, "precision": "BF16", "lora": LORA})
+    assert value(result, Metric.IMPORTANCE_WEIGHT) == pytest.approx(1, abs=0.05)
+    assert value(result, Metric.KL_AT_START) == 0
+
+
 def test_rl_chooses_its_prompts(wheel: Wheel) -> None:
     selection = {"by": "LowReward", "samples": 2, "keepFraction": 0.5, "nearPolicyFraction": 0.75, "maxRounds": 2}
     params = {**RL, "maxSteps": 2, "maxPrompts": 16, "promptSelection": selection}
