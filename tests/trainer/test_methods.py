@@ -294,7 +294,8 @@ class Broken:
 def test_a_tracker_that_breaks_is_given_up() -> None:
     line = tracking.Line("WandB", Broken)
     line.log(1, {"loss": 1.0})
-    line.close()
+    line.end()
+    line.wait(60)
     assert line.trouble == "ConnectionError: step 1 was refused"
     line.log(2, {"loss": 1.0})
 
@@ -308,8 +309,9 @@ def test_a_tracker_that_hangs_is_left_behind() -> None:
 
     line = tracking.Line("MLflow", Slow)
     line.log(1, {"loss": 1.0})
-    line.close(seconds=0.05)
-    assert line.trouble == "it was still sending 0.05 s after the end"
+    line.end()
+    line.wait(0.05)
+    assert line.trouble == "it was still sending when the stage had to go on"
     until.set()
 
 

@@ -93,7 +93,12 @@ def rollout(prompts: Sequence[Sequence[Message]], trainer: GRPOTrainer) -> dict[
     ids, mask = left_padded(encoded, int(tokenizer.pad_token_id), trainer.accelerator.device)
     recorder = Recorder(trainer.temperature)
     with unwrap_model_for_generation(
-        trainer.model_wrapped, trainer.accelerator, gather_deepspeed3_params=trainer.args.ds3_gather_for_generation
+        trainer.model_wrapped,
+        trainer.accelerator,
+        gather_deepspeed3_params=trainer.args.ds3_gather_for_generation,
+        # As TRL does: what the model's own configuration says must not fill the gaps of the trainer's.
+        generation_kwargs=trainer.generation_kwargs,
+        gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs,
     ) as model:
         whole = model.generate(
             input_ids=ids,

@@ -21,6 +21,7 @@ from flywheel_contract.paths import REPORT_TO
 from flywheel_contract.stage_spec import inputs_digest
 from flywheel_trainer.context import StageContext, is_main_process
 from flywheel_trainer.errors import ConfigError
+from flywheel_trainer.progress import monotonic
 
 _log = logging.getLogger(__name__)
 
@@ -125,12 +126,15 @@ class Line:
         if self.trouble is None:
             self._waiting.put((step, dict(values)))
 
-    def close(self, seconds: float = END_SECONDS) -> None:
-        """Waits for what is left to be sent, but no longer than `seconds`."""
+    def end(self) -> None:
+        """There is no more to come."""
         self._waiting.put(None)
+
+    def wait(self, seconds: float) -> None:
+        """Waits, after the end, for what is left to be sent, but no longer than `seconds`."""
         self._thread.join(seconds)
         if self._thread.is_alive() and self.trouble is None:
-            self.trouble = f"it was still sending {seconds:g} s after the end"
+            self.trouble = "it was still sending when the stage had to go on"
 
     def _work(self, connect: Callable[[], Tracker]) -> None:
         try:
@@ -171,9 +175,12 @@ class TrackingCallback(TrainerCallback):
             line.log(state.global_step, values)
 
     def on_train_end(self, *_: object, **__: object) -> None:
-        """Closes the trackers."""
+        """Ends the trackers, and waits for all of them together: after SIGTERM there is a limit."""
         for line in self._lines:
-            line.close()
+            line.end()
+        deadline = monotonic() + END_SECONDS
+        for line in self._lines:
+            line.wait(max(0.0, deadline - monotonic()))
             if line.trouble is not None:
                 self._ctx.notes.append(f"tracker {line.name} was given up ({line.trouble})")
 
