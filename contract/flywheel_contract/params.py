@@ -205,7 +205,7 @@ class RejectionSampleParams(SamplingParams):
     max_prompts: int = Field(1024, ge=1, le=10_000_000, description="Prompts used, drawn by the seed.")
     engine: Engine = Field(Engine.AUTO, description="What generates: Auto is vLLM where a GPU and vLLM are.")
     pool: list[PoolPolicyParams] = Field(
-        default_factory=list, max_length=3, description="Further policies; the best reply of all is kept."
+        default_factory=list, max_length=2, description="Further policies; the best reply of all is kept."
     )
 
 

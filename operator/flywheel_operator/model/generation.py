@@ -155,7 +155,7 @@ class RejectionSamplingSpec(RejectionSampleParams):
 
     pool: list[PoolPolicy] = Field(  # type: ignore[assignment] # the same entries with what the API adds
         default_factory=list,
-        max_length=3,
+        max_length=2,
         description="Further policies beside the one that is trained; the best reply of all is kept.",
         json_schema_extra=list_map("name"),
     )
