@@ -14,7 +14,7 @@ from flywheel_contract.base import digest_of
 from flywheel_contract.exit_codes import USER_MISTAKES as CODES
 from flywheel_contract.exit_codes import ExitCode
 from flywheel_contract.manifest import Manifest, Measurement
-from flywheel_contract.metric_names import REPORTED_BY, Metric
+from flywheel_contract.metric_names import REPORTED_BY, REWARD_METRICS, Metric
 from flywheel_contract.progress import Progress
 from flywheel_contract.stage_result import (
     MESSAGE_MAX_LENGTH,
@@ -32,7 +32,14 @@ LONGEST = [-1234570000000000.0, -1.23457e-300, -1.23457e300]
 WORST_CHARACTERS = ['"', "\\", "\0", "é", "…", "🌙", "a"]
 
 
-def largest(stage: Stage, number: float, character: str) -> StageResult:
+CASES = [(s, REPORTED_BY[s]) for s in Stage if s is not Stage.REWARD_MODEL] + [
+    # A reward model is of one type, and reports what that type has.
+    (Stage.REWARD_MODEL, metrics)
+    for metrics in REWARD_METRICS.values()
+]
+
+
+def largest(stage: Stage, number: float, character: str, metrics: tuple[Metric, ...] = ()) -> StageResult:
     names = [f"{i:02}".ljust(63, "x") for i in range(MAX_INPUTS)] if stage is Stage.RESOLVE else OUTPUTS[stage]
     return StageResult(
         stage=stage,
@@ -41,16 +48,16 @@ def largest(stage: Stage, number: float, character: str) -> StageResult:
         manifest_uri="s3://" + "k" * (OUTPUT_URI_MAX_LENGTH - 5),
         manifest_digest=digest_of("manifest"),
         outputs={name: digest_of(name) for name in names},
-        metrics={m: Measurement(value=number, low=number, high=number, n=2**53) for m in REPORTED_BY[stage]},
+        metrics={m: Measurement(value=number, low=number, high=number, n=2**53) for m in metrics},
         reused=True,
     )
 
 
-@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize(("stage", "metrics"), CASES)
 @pytest.mark.parametrize("character", WORST_CHARACTERS)
 @pytest.mark.parametrize("number", LONGEST)
-def test_the_largest_result_fits(stage: Stage, character: str, number: float) -> None:
-    result = largest(stage, number, character)
+def test_the_largest_result_fits(stage: Stage, metrics: tuple[Metric, ...], character: str, number: float) -> None:
+    result = largest(stage, number, character, metrics)
     text = result.to_termination_message()
     assert len(text.encode()) <= TERMINATION_MESSAGE_BYTES
     read = StageResult.from_termination_message(text)

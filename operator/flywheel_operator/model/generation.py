@@ -12,6 +12,7 @@ from flywheel_contract.params import (
     CurateParams,
     DpoParams,
     EvaluateParams,
+    PoolPolicyParams,
     RejectionSampleParams,
     RlParams,
     SftParams,
@@ -88,6 +89,9 @@ class SftSource(Record):
 
     name: SourceName = Field(description="Name of the source in status and reports.")
     uri: SafeUri = Field(description="Where the rows lie.")
+    weight: float = Field(
+        1.0, gt=0, le=100, description="Share in the mixture: 1 takes every row once, 2 twice, 0.5 a half of them."
+    )
 
 
 class DataSpec(Record):
@@ -146,8 +150,31 @@ class CurationSpec(CurateParams):
 class RewardRef(Record):
     """A term of the composite reward."""
 
-    reward_model: Name = Field(description="A RewardModel in the same namespace.")
+    reward_model: Name = Field(description="A RewardModel of type Pointwise or UserSignal in the same namespace.")
     weight: float = Field(1.0, gt=0, le=100, description="Weight of its standardised score in the composite reward.")
+
+
+class PoolPolicy(PoolPolicyParams):
+    """A further policy that replies are drawn from: a model, or an endpoint."""
+
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            cel("has(self.model) != has(self.endpoint)", "set exactly one of model and endpoint"),
+            cel("self.name != 'current'", "current is the policy that is trained: choose another name"),
+        )
+    )
+    model: SafeUri | None = Field(None, description="A model by URI, e.g. a larger sibling of the parent.")
+
+
+class RejectionSamplingSpec(RejectionSampleParams):
+    """Draw several replies to each prompt and keep the best and the worst by the composite reward."""
+
+    pool: list[PoolPolicy] = Field(  # type: ignore[assignment] # the same entries with what the API adds
+        default_factory=list,
+        max_length=2,
+        description="Further policies beside the one that is trained; the best reply of all is kept.",
+        json_schema_extra=list_map("name"),
+    )
 
 
 class RecipeSpec(Record):
@@ -160,18 +187,30 @@ class RecipeSpec(Record):
                 "the recipe trains nothing: set at least one of sft, dpo and rl",
             ),
             cel(
-                "!has(self.rl) || self.rl.batchSize * self.rl.gradientAccumulationSteps % self.rl.numGenerations == 0",
+                "!has(self.rl) || self.rl.algorithm != 'GRPO' || "
+                "self.rl.batchSize * self.rl.gradientAccumulationSteps % self.rl.numGenerations == 0",
                 "rl: batchSize times gradientAccumulationSteps must be a multiple of numGenerations",
                 ".rl.numGenerations",
             ),
+            cel(
+                "!has(self.rl) || self.rl.algorithm != 'OnlineDPO' || self.rl.beta > 0.0",
+                "rl: OnlineDPO needs a beta above 0",
+                ".rl.beta",
+            ),
         )
     )
-    rejection_sampling: RejectionSampleParams | None = Field(
+    rejection_sampling: RejectionSamplingSpec | None = Field(
         None, description="Draw several replies per prompt; keep the best and the worst by the composite reward."
     )
     sft: SftParams | None = Field(None, description="Supervised fine-tuning on accepted replies and data.sft.")
     dpo: DpoParams | None = Field(None, description="Direct preference optimisation on pairs.")
     rl: RlParams | None = Field(None, description="Online reinforcement learning against the composite reward.")
+
+
+class PairwiseRef(Record):
+    """A second judge of the evaluation, which reads both replies at once."""
+
+    reward_model: Name = Field(description="A RewardModel of type Pairwise in the same namespace.")
 
 
 class EvaluationSpec(EvaluateParams):
@@ -195,6 +234,9 @@ class EvaluationSpec(EvaluateParams):
                 ".benchmarkTasks",
             ),
         )
+    )
+    pairwise: PairwiseRef | None = Field(
+        None, description="A pairwise reward model that judges too; two views of one policy show reward hacking."
     )
     general: SafeUri | None = Field(
         None,
@@ -268,6 +310,12 @@ class GenerationSpec(RunSpec):
     )
     rollout: RolloutSpec = Field(default_factory=RolloutSpec, description="What happens once the gates are passed.")
     serving: ServingSpec = Field(default_factory=ServingSpec, description="The model server.")
+
+    @property
+    def reward_models(self) -> list[str]:
+        """The names of all RewardModels that it needs."""
+        judge = self.evaluation.pairwise
+        return [r.reward_model for r in self.rewards] + ([judge.reward_model] if judge else [])
 
 
 FROZEN: dict[str, bool] = {
