@@ -13,7 +13,10 @@ class Metric(StrEnum):
     ROWS_READ = "rowsRead"
     ROWS_KEPT = "rowsKept"
     DROPPED_PRIVACY = "droppedPrivacy"
+    REDACTED_PRIVACY = "redactedPrivacy"
     DROPPED_SAFETY = "droppedSafety"
+    DROPPED_RETENTION = "droppedRetention"
+    DROPPED_ERASED = "droppedErased"
     DROPPED_CONSENT = "droppedConsent"
     DROPPED_DUPLICATE = "droppedDuplicate"
     DROPPED_DIVERSITY = "droppedDiversity"
@@ -69,9 +72,15 @@ class Metric(StrEnum):
     KL_AT_START = "klAtStart"
     PREFERENCE_ACCURACY = "preferenceAccuracy"
     PREFERENCE_MARGIN = "preferenceMargin"
+    PREFERENCE_ACCURACY_INTERNAL = "preferenceAccuracyInternal"
+    PREFERENCE_ACCURACY_USER = "preferenceAccuracyUser"
+    PREFERENCE_MARGIN_INTERNAL = "preferenceMarginInternal"
+    PREFERENCE_MARGIN_USER = "preferenceMarginUser"
     RL_REWARD_FIRST = "rlRewardFirst"
     RL_REWARD_LAST = "rlRewardLast"
     KL_TO_POLICY = "klToPolicy"
+    KL_TO_PARENT = "klToParent"
+    IMPORTANCE_WEIGHT = "importanceWeight"
 
     # evaluate: candidate against baseline
     WIN_RATE = "winRate"
@@ -183,7 +192,10 @@ REPORTED_BY: Final[dict[Stage, tuple[Metric, ...]]] = {
         Metric.ROWS_READ,
         Metric.ROWS_KEPT,
         Metric.DROPPED_PRIVACY,
+        Metric.REDACTED_PRIVACY,
         Metric.DROPPED_SAFETY,
+        Metric.DROPPED_RETENTION,
+        Metric.DROPPED_ERASED,
         Metric.DROPPED_CONSENT,
         Metric.DROPPED_DUPLICATE,
         Metric.DROPPED_DIVERSITY,
@@ -195,13 +207,24 @@ REPORTED_BY: Final[dict[Stage, tuple[Metric, ...]]] = {
     Stage.REWARD_MODEL: tuple(dict.fromkeys(m for metrics in REWARD_METRICS.values() for m in metrics)),
     Stage.REJECTION_SAMPLE: (Metric.SAMPLES_DRAWN, Metric.ACCEPTED_REWARD, Metric.REJECTED_REWARD),
     Stage.SFT: (*_TRAINING, Metric.KL_AT_START),
-    Stage.DPO: (*_TRAINING, Metric.KL_AT_START, Metric.PREFERENCE_ACCURACY, Metric.PREFERENCE_MARGIN),
+    Stage.DPO: (
+        *_TRAINING,
+        Metric.KL_AT_START,
+        Metric.PREFERENCE_ACCURACY,
+        Metric.PREFERENCE_MARGIN,
+        Metric.PREFERENCE_ACCURACY_INTERNAL,
+        Metric.PREFERENCE_ACCURACY_USER,
+        Metric.PREFERENCE_MARGIN_INTERNAL,
+        Metric.PREFERENCE_MARGIN_USER,
+    ),
     Stage.RL: (
         *_TRAINING,
         Metric.KL_AT_START,
         Metric.RL_REWARD_FIRST,
         Metric.RL_REWARD_LAST,
         Metric.KL_TO_POLICY,
+        Metric.KL_TO_PARENT,
+        Metric.IMPORTANCE_WEIGHT,
     ),
     Stage.EVALUATE: (
         Metric.WIN_RATE,

@@ -51,6 +51,18 @@ GENERATION_MISTAKES = [
         "a reward twice", "spec.rewards[1]", "Duplicate", {"rewards": [{"rewardModel": "a"}, {"rewardModel": "a"}]}
     ),
     Mistake(
+        "two safety classifiers",
+        "spec.curation.safety.model",
+        "set one of model and endpoint",
+        {"curation": {"safety": {"model": "hf://owner/guard", "endpoint": {"url": "https://example.com/v1"}}}},
+    ),
+    Mistake(
+        "an endpoint that is no URL",
+        "spec.serving.gateway.moderation.endpoint.url",
+        "should match",
+        {"serving": {"gateway": {"moderation": {"endpoint": {"url": "example.com"}}}}},
+    ),
+    Mistake(
         "days in the wrong order",
         "spec.data.traffic[0].dates.last",
         "must not be before dates.first",
@@ -119,6 +131,18 @@ GENERATION_MISTAKES = [
         "spec.recipe.rl.numGenerations",
         "must be a multiple of numGenerations",
         {"recipe": {"rl": {"batchSize": 6, "numGenerations": 4}}},
+    ),
+    Mistake(
+        "online DPO without a scale",
+        "spec.recipe.rl.beta",
+        "OnlineDPO needs a beta above 0",
+        {"recipe": {"rl": {"algorithm": "OnlineDPO", "beta": 0}}},
+    ),
+    Mistake(
+        "a policy of the pool that is nowhere",
+        "spec.recipe.rejectionSampling.pool[0]",
+        "set exactly one of model and endpoint",
+        {"recipe": {"sft": {}, "rejectionSampling": {"pool": [{"name": "large"}]}}},
     ),
     Mistake("rl without rewards", "spec.rewards", "name at least one RewardModel", {"rewards": []}),
     Mistake(

@@ -6,7 +6,14 @@ import pytest
 
 from flywheel_contract.characters import Character
 from flywheel_contract.curation_params import DiversityParams
-from flywheel_contract.params import CurateParams, EvaluateParams, RewardStageParams, SignalParams
+from flywheel_contract.params import (
+    CurateParams,
+    EvaluateParams,
+    PoolPolicyParams,
+    RejectionSampleParams,
+    RewardStageParams,
+    SignalParams,
+)
 from flywheel_contract.stage_spec import Input
 from flywheel_contract.stages import OUTPUTS, RewardModelType, Role, Stage
 from flywheel_operator.model.generation import GenerationSpec
@@ -55,6 +62,22 @@ def snapshot(**changes: Any) -> Snapshot:  # noqa: ANN401 -- fields of the spec
     )
 
 
+SAFE = {"safety": {"model": "hf://owner/guard", "words": [{"category": "spoiler", "phrases": ["he dies"]}]}}
+
+
+def test_a_safety_model_is_resolved_like_every_other_input_and_only_curation_reads_it() -> None:
+    taken = snapshot(curation=SAFE)
+    curate = training_stage(Stage.CURATE, "gen-1", taken, {})
+    assert [i.role for i in curate.inputs] == [Role.TRAFFIC, Role.SAFETY]
+    model = curate.inputs[-1]
+    assert (model.kind, model.uri, model.digest) == ("Model", "hf://owner/guard", digest("safety"))
+    assert isinstance(curate.params, CurateParams)
+    assert curate.params.safety.words[0].phrases == ["he dies"]
+    assert not hasattr(curate.params.safety, "model"), "where it lies is no parameter: the digest says what it is"
+    off = snapshot(curation={"safety": {**SAFE["safety"], "enabled": False}})
+    assert [i.role for i in training_stage(Stage.CURATE, "gen-1", off, {}).inputs] == [Role.TRAFFIC]
+
+
 def done(*stages: Stage) -> dict[Stage, StageStatus]:
     return {
         s: StageStatus(
@@ -99,7 +122,8 @@ def test_the_whole_recipe() -> None:
         "pairs": (Role.PAIRS, "pvc://out/rejection-sample/pairs"),
         "preferences-pairs": (Role.PREFERENCES, "pvc://data/pairs"),
     }
-    assert told(Stage.RL, given) == prompts | policy("dpo") | reward
+    to_measure = {"parent": (Role.PARENT, "hf://owner/base")}
+    assert told(Stage.RL, given) == prompts | policy("dpo") | to_measure | reward
     assert told(Stage.EVALUATE, given) == policy("rl") | reward | judging | {
         # The models of the stages between, for style and divergence along the way.
         "sft": (Role.CHECKPOINT, "pvc://out/sft/model"),
@@ -157,6 +181,24 @@ def test_params_are_the_contracts_own() -> None:
     evaluate = training_stage(Stage.EVALUATE, "gen-1", snapshot(recipe={"sft": {}}), done(Stage.CURATE, Stage.SFT))
     assert evaluate.params == EvaluateParams(max_prompts_per_origin=7)
     assert type(evaluate.params) is EvaluateParams, "general is an input, not a parameter"
+
+
+def test_a_pools_models_are_inputs_and_its_endpoints_parameters() -> None:
+    endpoint = {"url": "https://host/v1", "model": "big", "apiKeyEnv": "KEY"}
+    pool = [{"name": "large", "model": "hf://owner/large"}, {"name": "hosted", "endpoint": endpoint}]
+    given = snapshot(recipe={"rejectionSampling": {"pool": pool, "samplesPerPrompt": 3}, "sft": {}})
+    assert told(Stage.REJECTION_SAMPLE, given)["pool-large"] == (Role.POOL, "hf://owner/large")
+    spec = training_stage(Stage.REJECTION_SAMPLE, "gen-1", given, done(Stage.CURATE))
+    assert spec.params == RejectionSampleParams.model_validate(
+        {"samplesPerPrompt": 3, "pool": [{"name": "large"}, {"name": "hosted", "endpoint": endpoint}]}
+    )
+    assert type(spec.params.pool[0]) is PoolPolicyParams, "where a model lies is its input's business"
+
+
+def test_a_source_keeps_its_weight_in_the_mixture() -> None:
+    data = ALL["data"] | {"sft": [{"name": "mine", "uri": "pvc://data/mine", "weight": 0.25}]}
+    spec = training_stage(Stage.SFT, "gen-1", snapshot(data=data), done(Stage.CURATE, Stage.REJECTION_SAMPLE))
+    assert {i.name: i.weight for i in spec.inputs}["sft-mine"] == 0.25
 
 
 def test_what_cannot_be_told() -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError
@@ -101,18 +101,32 @@ def load_reward(
     return model.to(device()).eval()
 
 
-def read_policy(path: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """The language model in `path`, on the CPU, as training wants it."""
+def read_policy(path: Path, dtype: torch.dtype, **options: Any) -> PreTrainedModel:  # noqa: ANN401 -- transformers'
+    """The language model in `path`, on the CPU, as training wants it; `options` go to `from_pretrained`."""
     check_model(path)
     if architecture(path).endswith("ForSequenceClassification"):
         raise ModelError(f"model folder {path} holds {architecture(path)}, which gives scores; name a language model")
-    return _read(AutoModelForCausalLM, path, dtype)
+    return _read(AutoModelForCausalLM, path, dtype, **options)
 
 
-def read_scorer(path: Path, dtype: torch.dtype) -> PreTrainedModel:
+def read_scorer(path: Path, dtype: torch.dtype, **options: Any) -> PreTrainedModel:  # noqa: ANN401 -- transformers'
     """The model in `path` with a head that gives one score; the head is new where the folder has none."""
     check_model(path)
-    return _read(AutoModelForSequenceClassification, path, dtype, may_be_new=("score.",), num_labels=1)
+    return _read(AutoModelForSequenceClassification, path, dtype, may_be_new=("score.",), num_labels=1, **options)
+
+
+def load_classifier(path: Path) -> PreTrainedModel:
+    """The text classifier in `path`, whatever its labels, ready to score.
+
+    Raises:
+        ModelError: the folder is refused, or holds no classifier.
+    """
+    check_model(path)
+    if not architecture(path).endswith("ForSequenceClassification"):
+        raise ModelError(
+            f"model folder {path} holds {architecture(path) or 'no named architecture'}, no text classifier"
+        )
+    return _read(AutoModelForSequenceClassification, path, torch.float32).to(device()).eval()
 
 
 def _read(

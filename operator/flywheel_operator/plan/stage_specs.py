@@ -6,7 +6,14 @@ from typing import Any, Final
 from pydantic import TypeAdapter
 
 from flywheel_contract.characters import Character
-from flywheel_contract.params import CurateParams, EvaluateParams, RewardModelParams, RewardStageParams
+from flywheel_contract.params import (
+    CurateParams,
+    EvaluateParams,
+    PoolPolicyParams,
+    RejectionSampleParams,
+    RewardModelParams,
+    RewardStageParams,
+)
 from flywheel_contract.stage_spec import (
     CurateSpec,
     DpoSpec,
@@ -20,7 +27,7 @@ from flywheel_contract.stage_spec import (
     StageSpec,
 )
 from flywheel_contract.stages import Role, Stage
-from flywheel_operator.model.generation import GenerationSpec, RecipeSpec
+from flywheel_operator.model.generation import GenerationSpec, RecipeSpec, RejectionSamplingSpec
 from flywheel_operator.model.objects import RewardModel
 from flywheel_operator.model.snapshot import Snapshot
 from flywheel_operator.model.status import ModelRef, Output, StageStatus
@@ -58,10 +65,21 @@ def resolve_generation(name: str, spec: GenerationSpec) -> ResolveSpec:
             )
             for s in spec.data.preferences
         ),
-        *(Input(name=f"sft-{s.name}", role=Role.SFT_DATA, kind="Data", uri=s.uri) for s in spec.data.sft),
+        *(
+            Input(name=f"sft-{s.name}", role=Role.SFT_DATA, kind="Data", uri=s.uri, weight=s.weight)
+            for s in spec.data.sft
+        ),
+        *(
+            Input(name=f"pool-{p.name}", role=Role.POOL, kind="Model", uri=p.model)
+            for p in (spec.recipe.rejection_sampling.pool if spec.recipe.rejection_sampling is not None else ())
+            if p.model is not None
+        ),
     ]
     if spec.evaluation.general is not None:
         inputs.append(Input(name="general", role=Role.GENERAL, kind="Data", uri=spec.evaluation.general))
+    safety = spec.curation.safety
+    if safety.enabled and safety.model is not None:
+        inputs.append(Input(name="safety", role=Role.SAFETY, kind="Model", uri=safety.model))
     if spec.evaluation.judge_model is not None:
         inputs.append(Input(name="judge", role=Role.JUDGE, kind="Model", uri=spec.evaluation.judge_model))
     if spec.evaluation.benchmark_tasks is not None:
@@ -151,11 +169,13 @@ def training_stage(stage: Stage, name: str, snapshot: Snapshot, done: Mapping[St
     rewards = snapshot.rewards
     match stage:
         case Stage.CURATE:
-            inputs = [*_by_role(data, Role.TRAFFIC), *_by_role(data, Role.EMBEDDER)]
+            inputs = [i for role in (Role.TRAFFIC, Role.EMBEDDER, Role.SAFETY) for i in _by_role(data, role)]
             return CurateSpec(**common, inputs=inputs, params=_plain(CurateParams, spec.curation))
         case Stage.REJECTION_SAMPLE if recipe.rejection_sampling is not None:
-            inputs = [_output(done, Stage.CURATE, "prompts", Role.PROMPTS), policy, *rewards]
-            return RejectionSampleSpec(**common, style=spec.style, inputs=inputs, params=recipe.rejection_sampling)
+            pool = _by_role(data, Role.POOL)
+            inputs = [_output(done, Stage.CURATE, "prompts", Role.PROMPTS), policy, *pool, *rewards]
+            params = _rejection_sampling(recipe.rejection_sampling)
+            return RejectionSampleSpec(**common, style=spec.style, inputs=inputs, params=params)
         case Stage.SFT if recipe.sft is not None:
             source = (
                 _output(done, Stage.REJECTION_SAMPLE, "accepted", Role.ACCEPTED)
@@ -171,7 +191,8 @@ def training_stage(stage: Stage, name: str, snapshot: Snapshot, done: Mapping[St
             inputs = [policy, *pairs, *own, *_judging(done, own)]
             return DpoSpec(**common, style=spec.style, inputs=inputs, params=recipe.dpo)
         case Stage.RL if recipe.rl is not None:
-            inputs = [_output(done, Stage.CURATE, "prompts", Role.PROMPTS), policy, *rewards]
+            parent = _model("parent", Role.PARENT, snapshot.parent)
+            inputs = [_output(done, Stage.CURATE, "prompts", Role.PROMPTS), policy, parent, *rewards]
             return RlSpec(**common, inputs=inputs, params=recipe.rl)
         case Stage.EVALUATE:
             inputs = [
@@ -217,6 +238,12 @@ def _plain(model: type[Any], value: Any) -> Any:  # noqa: ANN401 -- a params mod
     """`value` as the contract's own model, without what the API adds to it or to what it holds."""
     adapter = TypeAdapter(model)
     return adapter.validate_python(adapter.dump_python(value))
+
+
+def _rejection_sampling(spec: RejectionSamplingSpec) -> RejectionSampleParams:
+    """The stage's parameters: where the pool's models lie is said by its inputs."""
+    plain: RejectionSampleParams = _plain(RejectionSampleParams, spec)
+    return plain.model_copy(update={"pool": [_plain(PoolPolicyParams, policy) for policy in spec.pool]})
 
 
 def _by_role(inputs: Sequence[Input], role: Role) -> list[Input]:
