@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Final
 
-from flywheel_contract.stages import Origin, Stage
+from flywheel_contract.stages import Origin, RewardModelType, Stage
 
 
 class Metric(StrEnum):
@@ -13,7 +13,10 @@ class Metric(StrEnum):
     ROWS_READ = "rowsRead"
     ROWS_KEPT = "rowsKept"
     DROPPED_PRIVACY = "droppedPrivacy"
+    REDACTED_PRIVACY = "redactedPrivacy"
     DROPPED_SAFETY = "droppedSafety"
+    DROPPED_RETENTION = "droppedRetention"
+    DROPPED_ERASED = "droppedErased"
     DROPPED_CONSENT = "droppedConsent"
     DROPPED_DUPLICATE = "droppedDuplicate"
     DROPPED_DIVERSITY = "droppedDiversity"
@@ -29,15 +32,32 @@ class Metric(StrEnum):
     EVALUATION_PROMPTS_INTERNAL = "evaluationPromptsInternal"
     EVALUATION_PROMPTS_USER = "evaluationPromptsUser"
 
-    # reward-model, on held-out pairs
+    # reward-model, on held-out users
     REWARD_ACCURACY = "rewardAccuracy"
     REWARD_ACCURACY_INTERNAL = "rewardAccuracyInternal"
     REWARD_ACCURACY_USER = "rewardAccuracyUser"
+    ANNOTATOR_AGREEMENT = "annotatorAgreement"
+    """Krippendorff's alpha of the reviews of held-out pairs; -1 to 1."""
     LENGTH_ONLY_ACCURACY = "lengthOnlyAccuracy"
     SHUFFLED_LABEL_ACCURACY = "shuffledLabelAccuracy"
     LENGTH_CORRELATION = "lengthCorrelation"
     REWARD_MEAN = "rewardMean"
     REWARD_STD = "rewardStd"
+    CALIBRATION_ERROR = "calibrationError"
+    CALIBRATION_ERROR_INTERNAL = "calibrationErrorInternal"
+    CALIBRATION_ERROR_USER = "calibrationErrorUser"
+    SURFACE_ACCURACY = "surfaceAccuracy"
+    ACCURACY_OVER_SURFACE = "accuracyOverSurface"
+    ORDER_AGREEMENT = "orderAgreement"
+    SIGNAL_RATE = "signalRate"
+    SIGNAL_AUC = "signalAuc"
+    SIGNAL_AUC_INTERNAL = "signalAucInternal"
+    SIGNAL_AUC_USER = "signalAucUser"
+    SIGNAL_AUC_LOWEST_SLICE = "signalAucLowestSlice"
+    SIGNAL_DRIFT = "signalDrift"
+    SURFACE_AUC = "surfaceAuc"
+    AUC_OVER_SURFACE = "aucOverSurface"
+    SHUFFLED_LABEL_AUC = "shuffledLabelAuc"
 
     # rejection-sample
     SAMPLES_DRAWN = "samplesDrawn"
@@ -52,15 +72,30 @@ class Metric(StrEnum):
     KL_AT_START = "klAtStart"
     PREFERENCE_ACCURACY = "preferenceAccuracy"
     PREFERENCE_MARGIN = "preferenceMargin"
+    PREFERENCE_ACCURACY_INTERNAL = "preferenceAccuracyInternal"
+    PREFERENCE_ACCURACY_USER = "preferenceAccuracyUser"
+    PREFERENCE_MARGIN_INTERNAL = "preferenceMarginInternal"
+    PREFERENCE_MARGIN_USER = "preferenceMarginUser"
     RL_REWARD_FIRST = "rlRewardFirst"
     RL_REWARD_LAST = "rlRewardLast"
     KL_TO_POLICY = "klToPolicy"
+    KL_TO_PARENT = "klToParent"
+    IMPORTANCE_WEIGHT = "importanceWeight"
 
     # evaluate: candidate against baseline
     WIN_RATE = "winRate"
     WIN_RATE_INTERNAL = "winRateInternal"
     WIN_RATE_USER = "winRateUser"
     WIN_RATE_GAP = "winRateGap"
+    WIN_RATE_PARENT = "winRateParent"
+    PAIRWISE_WIN_RATE = "pairwiseWinRate"
+    PAIRWISE_WIN_RATE_INTERNAL = "pairwiseWinRateInternal"
+    PAIRWISE_WIN_RATE_USER = "pairwiseWinRateUser"
+    PAIRWISE_DISAGREEMENT = "pairwiseDisagreement"
+    REWARD_GAIN = "rewardGain"
+    HELD_OUT_KL = "heldOutKl"
+    KL_WITHOUT_REWARD = "klWithoutReward"
+    STYLE_JUMPS = "styleJumps"
     PERPLEXITY = "perplexity"
     PERPLEXITY_RATIO = "perplexityRatio"
     REPLY_LENGTH = "replyLength"
@@ -71,6 +106,24 @@ class Metric(StrEnum):
     EMOJI_RATE_INCREASE = "emojiRateIncrease"
     STOCK_PHRASE_RATE = "stockPhraseRate"
     STOCK_PHRASE_RATE_INCREASE = "stockPhraseRateIncrease"
+    WALL_OF_TEXT_RATE = "wallOfTextRate"
+    WALL_OF_TEXT_RATE_INCREASE = "wallOfTextRateIncrease"
+    POSITIVE_SENTIMENT_RATE = "positiveSentimentRate"
+    POSITIVE_SENTIMENT_RATE_INCREASE = "positiveSentimentRateIncrease"
+    FALSE_REFUSAL_RATE = "falseRefusalRate"
+    FALSE_REFUSAL_RATE_INCREASE = "falseRefusalRateIncrease"
+    PREACHY_RATE = "preachyRate"
+    PREACHY_RATE_INCREASE = "preachyRateIncrease"
+    COOPERATION_RATE = "cooperationRate"
+    COOPERATION_RATE_INCREASE = "cooperationRateIncrease"
+    INSTRUCTION_FOLLOWING_RATE = "instructionFollowingRate"
+    INSTRUCTION_FOLLOWING_RATE_INCREASE = "instructionFollowingRateIncrease"
+    INSTRUCTION_VIOLATION_RATE = "instructionViolationRate"
+    INSTRUCTION_VIOLATION_RATE_INCREASE = "instructionViolationRateIncrease"
+    TEMPLATED_RATE = "templatedRate"
+    TEMPLATED_RATE_INCREASE = "templatedRateIncrease"
+    JUDGE_AGREEMENT = "judgeAgreement"
+    BENCHMARK_CHANGE = "benchmarkChange"
 
 
 _TRAINING: Final = (
@@ -79,6 +132,45 @@ _TRAINING: Final = (
     Metric.STEP_SECONDS,
     Metric.PEAK_MEMORY_BYTES,
 )
+
+_ANY_REWARD: Final = (
+    *_TRAINING,
+    Metric.LENGTH_CORRELATION,
+    Metric.CALIBRATION_ERROR,
+    Metric.CALIBRATION_ERROR_INTERNAL,
+    Metric.CALIBRATION_ERROR_USER,
+)
+_PAIR_REWARD: Final = (
+    *_ANY_REWARD,
+    Metric.REWARD_ACCURACY,
+    Metric.REWARD_ACCURACY_INTERNAL,
+    Metric.REWARD_ACCURACY_USER,
+    Metric.ANNOTATOR_AGREEMENT,
+    Metric.LENGTH_ONLY_ACCURACY,
+    Metric.SURFACE_ACCURACY,
+    Metric.ACCURACY_OVER_SURFACE,
+    Metric.SHUFFLED_LABEL_ACCURACY,
+)
+
+REWARD_METRICS: Final[dict[RewardModelType, tuple[Metric, ...]]] = {
+    RewardModelType.POINTWISE: (*_PAIR_REWARD, Metric.REWARD_MEAN, Metric.REWARD_STD),
+    RewardModelType.PAIRWISE: (*_PAIR_REWARD, Metric.ORDER_AGREEMENT),
+    RewardModelType.USER_SIGNAL: (
+        *_ANY_REWARD,
+        Metric.REWARD_MEAN,
+        Metric.REWARD_STD,
+        Metric.SIGNAL_RATE,
+        Metric.SIGNAL_AUC,
+        Metric.SIGNAL_AUC_INTERNAL,
+        Metric.SIGNAL_AUC_USER,
+        Metric.SIGNAL_AUC_LOWEST_SLICE,
+        Metric.SIGNAL_DRIFT,
+        Metric.SURFACE_AUC,
+        Metric.AUC_OVER_SURFACE,
+        Metric.SHUFFLED_LABEL_AUC,
+    ),
+}
+"""Which kind of reward model reports which metrics; one that cannot be measured is left out."""
 
 BY_ORIGIN: Final = (
     Metric.ROWS_READ,
@@ -100,7 +192,10 @@ REPORTED_BY: Final[dict[Stage, tuple[Metric, ...]]] = {
         Metric.ROWS_READ,
         Metric.ROWS_KEPT,
         Metric.DROPPED_PRIVACY,
+        Metric.REDACTED_PRIVACY,
         Metric.DROPPED_SAFETY,
+        Metric.DROPPED_RETENTION,
+        Metric.DROPPED_ERASED,
         Metric.DROPPED_CONSENT,
         Metric.DROPPED_DUPLICATE,
         Metric.DROPPED_DIVERSITY,
@@ -109,26 +204,27 @@ REPORTED_BY: Final[dict[Stage, tuple[Metric, ...]]] = {
         Metric.EVALUATION_PROMPTS_INTERNAL,
         Metric.EVALUATION_PROMPTS_USER,
     ),
-    Stage.REWARD_MODEL: (
-        *_TRAINING,
-        Metric.REWARD_ACCURACY,
-        Metric.REWARD_ACCURACY_INTERNAL,
-        Metric.REWARD_ACCURACY_USER,
-        Metric.LENGTH_ONLY_ACCURACY,
-        Metric.SHUFFLED_LABEL_ACCURACY,
-        Metric.LENGTH_CORRELATION,
-        Metric.REWARD_MEAN,
-        Metric.REWARD_STD,
-    ),
+    Stage.REWARD_MODEL: tuple(dict.fromkeys(m for metrics in REWARD_METRICS.values() for m in metrics)),
     Stage.REJECTION_SAMPLE: (Metric.SAMPLES_DRAWN, Metric.ACCEPTED_REWARD, Metric.REJECTED_REWARD),
     Stage.SFT: (*_TRAINING, Metric.KL_AT_START),
-    Stage.DPO: (*_TRAINING, Metric.KL_AT_START, Metric.PREFERENCE_ACCURACY, Metric.PREFERENCE_MARGIN),
+    Stage.DPO: (
+        *_TRAINING,
+        Metric.KL_AT_START,
+        Metric.PREFERENCE_ACCURACY,
+        Metric.PREFERENCE_MARGIN,
+        Metric.PREFERENCE_ACCURACY_INTERNAL,
+        Metric.PREFERENCE_ACCURACY_USER,
+        Metric.PREFERENCE_MARGIN_INTERNAL,
+        Metric.PREFERENCE_MARGIN_USER,
+    ),
     Stage.RL: (
         *_TRAINING,
         Metric.KL_AT_START,
         Metric.RL_REWARD_FIRST,
         Metric.RL_REWARD_LAST,
         Metric.KL_TO_POLICY,
+        Metric.KL_TO_PARENT,
+        Metric.IMPORTANCE_WEIGHT,
     ),
     Stage.EVALUATE: (
         Metric.WIN_RATE,
@@ -145,6 +241,33 @@ REPORTED_BY: Final[dict[Stage, tuple[Metric, ...]]] = {
         Metric.EMOJI_RATE_INCREASE,
         Metric.STOCK_PHRASE_RATE,
         Metric.STOCK_PHRASE_RATE_INCREASE,
+        Metric.WIN_RATE_PARENT,
+        Metric.PAIRWISE_WIN_RATE,
+        Metric.PAIRWISE_WIN_RATE_INTERNAL,
+        Metric.PAIRWISE_WIN_RATE_USER,
+        Metric.PAIRWISE_DISAGREEMENT,
+        Metric.REWARD_GAIN,
+        Metric.HELD_OUT_KL,
+        Metric.KL_WITHOUT_REWARD,
+        Metric.STYLE_JUMPS,
+        Metric.WALL_OF_TEXT_RATE,
+        Metric.WALL_OF_TEXT_RATE_INCREASE,
+        Metric.POSITIVE_SENTIMENT_RATE,
+        Metric.POSITIVE_SENTIMENT_RATE_INCREASE,
+        Metric.FALSE_REFUSAL_RATE,
+        Metric.FALSE_REFUSAL_RATE_INCREASE,
+        Metric.PREACHY_RATE,
+        Metric.PREACHY_RATE_INCREASE,
+        Metric.COOPERATION_RATE,
+        Metric.COOPERATION_RATE_INCREASE,
+        Metric.INSTRUCTION_FOLLOWING_RATE,
+        Metric.INSTRUCTION_FOLLOWING_RATE_INCREASE,
+        Metric.INSTRUCTION_VIOLATION_RATE,
+        Metric.INSTRUCTION_VIOLATION_RATE_INCREASE,
+        Metric.TEMPLATED_RATE,
+        Metric.TEMPLATED_RATE_INCREASE,
+        Metric.JUDGE_AGREEMENT,
+        Metric.BENCHMARK_CHANGE,
     ),
 }
 """Which stage reports which metrics. A stage that cannot measure one leaves it out; it never reports a stand-in."""

@@ -1,4 +1,4 @@
-"""The fixed places of a stage's pod: the operator mounts them, the trainer reads them."""
+"""The fixed places and names of a stage's pod: the operator sets them, the trainer reads them."""
 
 from typing import Final
 
@@ -12,3 +12,5 @@ SERVER_PORT: Final = 8000
 """The model server's OpenAI-compatible API."""
 TERMINATION_LOG: Final = "/dev/termination-log"
 """The StageResult is written here; FLYWHEEL_TERMINATION_LOG names another file."""
+REPORT_TO: Final = "FLYWHEEL_REPORT_TO"
+"""Environment variable with the experiment trackers of training stages, by comma: WandB, MLflow, TensorBoard."""

@@ -27,11 +27,22 @@ class Origin(StrEnum):
     """Production."""
 
 
+class RewardModelType(StrEnum):
+    """What a reward model reads and what it answers."""
+
+    POINTWISE = "Pointwise"
+    """One reply; one score (Bradley-Terry). The main term of a composite reward."""
+    PAIRWISE = "Pairwise"
+    """Both replies at once; which is better. For evaluation only."""
+    USER_SIGNAL = "UserSignal"
+    """One reply; whether the user will give a signal (go on, thumbs up, ...). An auxiliary term."""
+
+
 class Role(StrEnum):
     """What an input is to its stage."""
 
     TRAFFIC = "traffic"
-    """Conversations as they were captured (curate)."""
+    """Conversations as they were captured (curate, reward-model of a user signal)."""
     PREFERENCES = "preferences"
     """Pairs `chosen`/`rejected` (reward-model, dpo)."""
     SFT_DATA = "sft-data"
@@ -48,10 +59,25 @@ class Role(StrEnum):
     """General conversations on which the perplexity must not rise (evaluate)."""
     POLICY = "policy"
     """The model that the stage starts from, or judges."""
+    POOL = "pool"
+    """A further model that replies are drawn from (rejection-sample)."""
     BASELINE = "baseline"
-    """The model that the candidate is judged against (evaluate)."""
+    """The model that the candidate is judged against: what is in production, else the parent (evaluate)."""
+    SAFETY = "safety"
+    """A classifier that says which texts are unsafe (curate)."""
+    PARENT = "parent"
+    """The model that the Generation started from (rl measures the divergence from it; evaluate, where it is not the
+    baseline)."""
+    CHECKPOINT = "checkpoint"
+    """The model of a stage between parent and candidate (evaluate)."""
+    JUDGE = "judge"
+    """A language model that answers questions about replies (evaluate)."""
+    BENCHMARK = "benchmark"
+    """A folder of task files of lm-evaluation-harness (evaluate)."""
     REWARD = "reward"
     """A trained reward model, with its weight."""
+    PAIRWISE = "pairwise"
+    """A trained pairwise reward model, which only judges (evaluate)."""
     EMBEDDER = "embedder"
     """A sentence-transformers model (curate); without one the embedded model is used."""
 
@@ -67,3 +93,6 @@ OUTPUTS: Final[dict[Stage, tuple[str, ...]]] = {
     Stage.EVALUATE: ("report",),
 }
 """The outputs of each stage: folders below the stage's own, named in its manifest with their digests."""
+
+EVALUATION_PAGE: Final = "report.html"
+"""In the output `report` of stage evaluate: what a person reads."""

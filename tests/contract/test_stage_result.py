@@ -1,5 +1,10 @@
 """StageResult: the largest one fits, a long message is cut, nothing else ever is."""
 
+import base64
+import json
+import random
+import zlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +14,7 @@ from flywheel_contract.base import digest_of
 from flywheel_contract.exit_codes import USER_MISTAKES as CODES
 from flywheel_contract.exit_codes import ExitCode
 from flywheel_contract.manifest import Manifest, Measurement
-from flywheel_contract.metric_names import REPORTED_BY, Metric
+from flywheel_contract.metric_names import REPORTED_BY, REWARD_METRICS, Metric
 from flywheel_contract.progress import Progress
 from flywheel_contract.stage_result import (
     MESSAGE_MAX_LENGTH,
@@ -27,7 +32,14 @@ LONGEST = [-1234570000000000.0, -1.23457e-300, -1.23457e300]
 WORST_CHARACTERS = ['"', "\\", "\0", "é", "…", "🌙", "a"]
 
 
-def largest(stage: Stage, number: float, character: str) -> StageResult:
+CASES = [(s, REPORTED_BY[s]) for s in Stage if s is not Stage.REWARD_MODEL] + [
+    # A reward model is of one type, and reports what that type has.
+    (Stage.REWARD_MODEL, metrics)
+    for metrics in REWARD_METRICS.values()
+]
+
+
+def largest(stage: Stage, number: float, character: str, metrics: tuple[Metric, ...] = ()) -> StageResult:
     names = [f"{i:02}".ljust(63, "x") for i in range(MAX_INPUTS)] if stage is Stage.RESOLVE else OUTPUTS[stage]
     return StageResult(
         stage=stage,
@@ -36,16 +48,16 @@ def largest(stage: Stage, number: float, character: str) -> StageResult:
         manifest_uri="s3://" + "k" * (OUTPUT_URI_MAX_LENGTH - 5),
         manifest_digest=digest_of("manifest"),
         outputs={name: digest_of(name) for name in names},
-        metrics={m: Measurement(value=number, low=number, high=number, n=2**53) for m in REPORTED_BY[stage]},
+        metrics={m: Measurement(value=number, low=number, high=number, n=2**53) for m in metrics},
         reused=True,
     )
 
 
-@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize(("stage", "metrics"), CASES)
 @pytest.mark.parametrize("character", WORST_CHARACTERS)
 @pytest.mark.parametrize("number", LONGEST)
-def test_the_largest_result_fits(stage: Stage, character: str, number: float) -> None:
-    result = largest(stage, number, character)
+def test_the_largest_result_fits(stage: Stage, metrics: tuple[Metric, ...], character: str, number: float) -> None:
+    result = largest(stage, number, character, metrics)
     text = result.to_termination_message()
     assert len(text.encode()) <= TERMINATION_MESSAGE_BYTES
     read = StageResult.from_termination_message(text)
@@ -59,6 +71,33 @@ def test_the_largest_result_fits(stage: Stage, character: str, number: float) ->
     kept = read.message.removesuffix("…")
     assert result.message.startswith(kept)
     assert len(kept) > 20, "there is always room for a sentence"
+
+
+@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize("seed", range(5))
+def test_the_largest_result_fits_when_no_two_numbers_are_alike(stage: Stage, seed: int) -> None:
+    draw = random.Random(seed)
+
+    def number() -> float:
+        return -float(f"{draw.uniform(1, 10):.5f}e-{draw.randrange(100, 300)}")
+
+    metrics = {
+        m: Measurement(value=number(), low=number(), high=number(), n=draw.randrange(2**52, 2**53))
+        for m in REPORTED_BY[stage]
+    }
+    result = largest(stage, 0.0, "\0").model_copy(update={"metrics": metrics})
+    text = result.to_termination_message()
+    assert len(text.encode()) <= TERMINATION_MESSAGE_BYTES
+    read = StageResult.from_termination_message(text)
+    assert {m: v.n for m, v in read.metrics.items()} == {m: v.n for m, v in metrics.items()}
+    assert len(read.message) > 20
+
+
+@pytest.mark.parametrize("packed", ["", "no base 85 \\", "Xk~0{Zv", base64.b85encode(zlib.compress(b"[1]")).decode()])
+def test_packed_metrics_that_cannot_be_read(packed: str) -> None:
+    text = json.dumps({"stage": "evaluate", "reason": "Succeeded", "metrics": packed})
+    with pytest.raises(ValidationError, match="packed metrics cannot be read"):
+        StageResult.from_termination_message(text)
 
 
 def test_numbers_keep_six_digits_and_counts_all_of_theirs() -> None:

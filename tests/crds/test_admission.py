@@ -51,6 +51,18 @@ GENERATION_MISTAKES = [
         "a reward twice", "spec.rewards[1]", "Duplicate", {"rewards": [{"rewardModel": "a"}, {"rewardModel": "a"}]}
     ),
     Mistake(
+        "two safety classifiers",
+        "spec.curation.safety.model",
+        "set one of model and endpoint",
+        {"curation": {"safety": {"model": "hf://owner/guard", "endpoint": {"url": "https://example.com/v1"}}}},
+    ),
+    Mistake(
+        "an endpoint that is no URL",
+        "spec.serving.gateway.moderation.endpoint.url",
+        "should match",
+        {"serving": {"gateway": {"moderation": {"endpoint": {"url": "example.com"}}}}},
+    ),
+    Mistake(
         "days in the wrong order",
         "spec.data.traffic[0].dates.last",
         "must not be before dates.first",
@@ -120,6 +132,18 @@ GENERATION_MISTAKES = [
         "must be a multiple of numGenerations",
         {"recipe": {"rl": {"batchSize": 6, "numGenerations": 4}}},
     ),
+    Mistake(
+        "online DPO without a scale",
+        "spec.recipe.rl.beta",
+        "OnlineDPO needs a beta above 0",
+        {"recipe": {"rl": {"algorithm": "OnlineDPO", "beta": 0}}},
+    ),
+    Mistake(
+        "a policy of the pool that is nowhere",
+        "spec.recipe.rejectionSampling.pool[0]",
+        "set exactly one of model and endpoint",
+        {"recipe": {"sft": {}, "rejectionSampling": {"pool": [{"name": "large"}]}}},
+    ),
     Mistake("rl without rewards", "spec.rewards", "name at least one RewardModel", {"rewards": []}),
     Mistake(
         "outputs that climb out",
@@ -163,6 +187,18 @@ GENERATION_MISTAKES = [
         {"characters": [{"name": "luna", "systemPrompt": "a", "systemPromptFrom": {"name": "a", "key": "b"}}]},
     ),
     Mistake(
+        "character that says nothing",
+        "spec.characters[0]",
+        "or a description",
+        {"characters": [{"name": "luna", "rules": ["Be kind."]}]},
+    ),
+    Mistake(
+        "tool with a name that templates cannot write",
+        "spec.characters[0].tools[0].name",
+        "should match",
+        {"characters": [{"name": "luna", "systemPrompt": "a", "tools": [{"name": "draw it", "description": ""}]}]},
+    ),
+    Mistake(
         "learning rate of the wrong type",
         "spec.recipe.sft.learningRate",
         "number",
@@ -172,7 +208,25 @@ GENERATION_MISTAKES = [
 
 REWARD_MODEL_MISTAKES = [
     Mistake("unknown field", "spec.model", "unknown field", {"model": "hf://a/b"}),
-    Mistake("no pairs", "spec.preferences", "at least 1 items", {"preferences": []}),
+    Mistake("no pairs", "spec.preferences", "learn from preferences", {"preferences": []}),
+    Mistake("signal of a judge of pairs", "spec.signal", "with that type", {"signal": {"name": "continued"}}),
+    Mistake(
+        "traffic for a judge of pairs", "spec.signal", "with that type", {"type": "Pairwise", "traffic": [TRAFFIC]}
+    ),
+    Mistake("signal without its name", "spec.signal", "with that type", {"type": "UserSignal", "traffic": [TRAFFIC]}),
+    Mistake(
+        "user signal from pairs",
+        "spec.preferences",
+        "UserSignal do not",
+        {"type": "UserSignal", "traffic": [TRAFFIC], "signal": {"name": "continued"}},
+    ),
+    Mistake(
+        "gate on a metric of another type",
+        "spec.gates.rules",
+        "no model of type Pointwise reports",
+        {"gates": {"rules": [{"name": "auc", "metric": "signalAuc", "min": 0.5}]}},
+    ),
+    Mistake("unknown type", "spec.type", "supported values", {"type": "Listwise"}),
     Mistake(
         "gate on a metric of another kind",
         "spec.gates.rules[0].metric",

@@ -1,60 +1,43 @@
-"""Privacy, safety, near-duplicates and the split by user."""
+"""Near-duplicates and the split by user."""
 
 import hmac
+import random
 
 import pytest
+from datasketch import MinHash, MinHashLSH
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flywheel_contract.params import PrivacyParams
-from flywheel_trainer.data.duplicates import near_duplicates, shingles
-from flywheel_trainer.data.privacy import PrivacyFilter
-from flywheel_trainer.data.safety import unsafe_probabilities
+from flywheel_trainer.data.duplicates import FIRST_ROOM, PERMUTATIONS, near_duplicates, shingles
 from flywheel_trainer.data.split import draw_key, held_out, is_keyed
-from flywheel_trainer.errors import SpecError
-
-DEFAULT = PrivacyParams().entities
-
-
-@pytest.mark.parametrize(
-    ("text", "entity"),
-    [
-        ("write to luna.moon@example.com please", "EMAIL_ADDRESS"),
-        ("call me at (212) 736-5000 tonight", "PHONE_NUMBER"),
-        ("my card is 4111 1111 1111 1111", "CREDIT_CARD"),
-        ("send it to DE89 3704 0044 0532 0130 00", "IBAN_CODE"),
-        ("it is 536-90-4399", "US_SSN"),
-        ("the box at 203.0.113.7 is mine", "IP_ADDRESS"),
-        ("I was born in 1984 and have 3 cats", None),
-        ("at 5:30 I had 12 of them, @ home", None),
-        ("4111 1111 1111 1112 has a wrong check digit", None),
-        ("", None),
-    ],
-)
-def test_identifiers_are_found_by_pattern(text: str, entity: str | None) -> None:
-    assert PrivacyFilter(DEFAULT).found(text) == entity
-
-
-def test_only_the_named_entities_count() -> None:
-    assert PrivacyFilter(["CREDIT_CARD"]).found("write to luna.moon@example.com") is None
-
-
-def test_an_unknown_entity_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(SpecError, match=r"^privacy\.entities: unknown SHOE_SIZE; the filter knows: .*EMAIL_ADDRESS"):
-        PrivacyFilter(["EMAIL_ADDRESS", "SHOE_SIZE"])
-
-
-def test_abuse_scores_high_and_kindness_low() -> None:
-    abusive, kind = unsafe_probabilities(["fuck you, you stupid bitch", "what a lovely evening"])
-    assert abusive > 0.9
-    assert kind < 0.2
-    assert len(unsafe_probabilities([])) == 0
 
 
 def test_near_duplicates_keep_the_first_of_those_alike() -> None:
     long = "tell me about the moon and the tide and how the old sailors found their way home by the stars at night"
     texts = [long, "what shall we cook tonight my dear friend", long + " please", long.upper(), "hi", "hi!", "ho"]
     assert list(near_duplicates(texts, 0.8)) == [False, False, True, True, False, True, False]
+
+
+def test_the_index_finds_what_datasketchs_own_finds() -> None:
+    draw = random.Random(0)
+    words = [f"w{n}" for n in range(400)]
+    base = [draw.choices(words[:60], k=15) for _ in range(20)]
+    texts = []
+    for _ in range(1500):
+        said = list(draw.choice(base)) if draw.random() < 0.3 else draw.choices(words, k=15)
+        said[draw.randrange(15)] = draw.choice(words)
+        texts.append(" ".join(said))
+    index, kept, repeated = MinHashLSH(threshold=0.6, num_perm=PERMUTATIONS), {}, []
+    for number, text in enumerate(texts):
+        sketch = MinHash(num_perm=PERMUTATIONS)
+        sketch.update_batch(sorted(shingles(text)))
+        repeated.append(any(kept[other].jaccard(sketch) >= 0.6 for other in index.query(sketch)))
+        if not repeated[-1]:
+            kept[number] = sketch
+            index.insert(number, sketch)
+    assert list(near_duplicates(texts, 0.6)) == repeated
+    assert 100 < sum(repeated) < 1400
+    assert len(kept) > FIRST_ROOM, "so many that the room had to grow"
 
 
 def test_shingles_of_short_texts_are_the_text() -> None:

@@ -121,3 +121,15 @@ def test_resolving_needs_no_torch() -> None:
     code = "import sys, flywheel_trainer.runner, flywheel_trainer.stages.resolve; print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())
     assert found.stdout.strip() == "False"
+
+
+def test_a_folder_that_makes_no_embeddings_is_refused_at_once(bench: Workbench) -> None:
+    model = model_folder(bench, {"architectures": ["BertModel"]}, "model.safetensors", "tokenizer.json")
+    item = unresolved(bench, "embedder", model, "embedder")
+    code, message = refusal(bench, item)
+    assert code == 66
+    assert message.endswith("/models/m has no modules.json; name a model that sentence-transformers saved")
+    modules = bench.claim / "models" / "m" / "modules.json"
+    modules.write_text('[{"path": "", "type": "sentence_transformers.models.Transformer"}]')
+    code, result = bench.run("resolve", [item])
+    assert (code, result.outputs) == (0, {"embedder": digest_folder(bench.claim / "models/m")})

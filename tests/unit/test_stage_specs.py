@@ -6,9 +6,16 @@ import pytest
 
 from flywheel_contract.characters import Character
 from flywheel_contract.curation_params import DiversityParams
-from flywheel_contract.params import CurateParams, EvaluateParams
+from flywheel_contract.params import (
+    CurateParams,
+    EvaluateParams,
+    PoolPolicyParams,
+    RejectionSampleParams,
+    RewardStageParams,
+    SignalParams,
+)
 from flywheel_contract.stage_spec import Input
-from flywheel_contract.stages import OUTPUTS, Role, Stage
+from flywheel_contract.stages import OUTPUTS, RewardModelType, Role, Stage
 from flywheel_operator.model.generation import GenerationSpec
 from flywheel_operator.model.snapshot import Snapshot
 from flywheel_operator.model.status import ModelRef, Output, StageStatus
@@ -22,6 +29,7 @@ from flywheel_operator.plan.stage_specs import (
     with_digests,
 )
 from tests.unit.build import digest, generation_spec, reward_model
+from tests.unit.build import reward_model_spec as reward_model_spec_raw
 
 ALL: dict[str, Any] = {
     "recipe": {"rejectionSampling": {}, "sft": {}, "dpo": {}, "rl": {}},
@@ -52,6 +60,22 @@ def snapshot(**changes: Any) -> Snapshot:  # noqa: ANN401 -- fields of the spec
         characters=[Character(name="luna", system_prompt="You are Luna.")],
         trainer_image="trainer:1",
     )
+
+
+SAFE = {"safety": {"model": "hf://owner/guard", "words": [{"category": "spoiler", "phrases": ["he dies"]}]}}
+
+
+def test_a_safety_model_is_resolved_like_every_other_input_and_only_curation_reads_it() -> None:
+    taken = snapshot(curation=SAFE)
+    curate = training_stage(Stage.CURATE, "gen-1", taken, {})
+    assert [i.role for i in curate.inputs] == [Role.TRAFFIC, Role.SAFETY]
+    model = curate.inputs[-1]
+    assert (model.kind, model.uri, model.digest) == ("Model", "hf://owner/guard", digest("safety"))
+    assert isinstance(curate.params, CurateParams)
+    assert curate.params.safety.words[0].phrases == ["he dies"]
+    assert not hasattr(curate.params.safety, "model"), "where it lies is no parameter: the digest says what it is"
+    off = snapshot(curation={"safety": {**SAFE["safety"], "enabled": False}})
+    assert [i.role for i in training_stage(Stage.CURATE, "gen-1", off, {}).inputs] == [Role.TRAFFIC]
 
 
 def done(*stages: Stage) -> dict[Stage, StageStatus]:
@@ -98,8 +122,13 @@ def test_the_whole_recipe() -> None:
         "pairs": (Role.PAIRS, "pvc://out/rejection-sample/pairs"),
         "preferences-pairs": (Role.PREFERENCES, "pvc://data/pairs"),
     }
-    assert told(Stage.RL, given) == prompts | policy("dpo") | reward
+    to_measure = {"parent": (Role.PARENT, "hf://owner/base")}
+    assert told(Stage.RL, given) == prompts | policy("dpo") | to_measure | reward
     assert told(Stage.EVALUATE, given) == policy("rl") | reward | judging | {
+        # The models of the stages between, for style and divergence along the way.
+        "sft": (Role.CHECKPOINT, "pvc://out/sft/model"),
+        "dpo": (Role.CHECKPOINT, "pvc://out/dpo/model"),
+        "parent": (Role.PARENT, "hf://owner/base"),
         "baseline": (Role.BASELINE, "pvc://models/0"),
         "general": (Role.GENERAL, "pvc://data/general"),
     }
@@ -116,6 +145,22 @@ def test_each_stage_starts_from_the_model_before_it() -> None:
         given = snapshot(recipe=recipe)
         order = generation_stages(given.spec.recipe)
         assert policy_before(stage, given, done(*order[: order.index(stage)])).uri == uri
+
+
+def test_the_parent_is_told_once_where_it_is_the_baseline() -> None:
+    given = snapshot(recipe={"sft": {}}).model_copy(update={"baseline": PARENT})
+    inputs = told(Stage.EVALUATE, given)
+    assert inputs["baseline"] == (Role.BASELINE, "hf://owner/base")
+    assert "parent" not in inputs
+    assert Role.CHECKPOINT not in {role for role, _ in inputs.values()}, "the only stage's model is the candidate"
+
+
+def test_a_judge_and_benchmark_tasks_are_inputs() -> None:
+    evaluation = {"judge": {}, "judgeModel": "pvc://models/judge", "benchmarks": {"tasks": ["sums"]},
+                  "benchmarkTasks": "pvc://data/tasks"}  # fmt: skip
+    inputs = told(Stage.EVALUATE, snapshot(evaluation=evaluation))
+    assert inputs["judge"] == (Role.JUDGE, "pvc://models/judge")
+    assert inputs["benchmarks"] == (Role.BENCHMARK, "pvc://data/tasks")
 
 
 def test_without_rejection_sampling_sft_reads_the_prompts_and_dpo_the_given_pairs() -> None:
@@ -138,6 +183,24 @@ def test_params_are_the_contracts_own() -> None:
     assert type(evaluate.params) is EvaluateParams, "general is an input, not a parameter"
 
 
+def test_a_pools_models_are_inputs_and_its_endpoints_parameters() -> None:
+    endpoint = {"url": "https://host/v1", "model": "big", "apiKeyEnv": "KEY"}
+    pool = [{"name": "large", "model": "hf://owner/large"}, {"name": "hosted", "endpoint": endpoint}]
+    given = snapshot(recipe={"rejectionSampling": {"pool": pool, "samplesPerPrompt": 3}, "sft": {}})
+    assert told(Stage.REJECTION_SAMPLE, given)["pool-large"] == (Role.POOL, "hf://owner/large")
+    spec = training_stage(Stage.REJECTION_SAMPLE, "gen-1", given, done(Stage.CURATE))
+    assert spec.params == RejectionSampleParams.model_validate(
+        {"samplesPerPrompt": 3, "pool": [{"name": "large"}, {"name": "hosted", "endpoint": endpoint}]}
+    )
+    assert type(spec.params.pool[0]) is PoolPolicyParams, "where a model lies is its input's business"
+
+
+def test_a_source_keeps_its_weight_in_the_mixture() -> None:
+    data = ALL["data"] | {"sft": [{"name": "mine", "uri": "pvc://data/mine", "weight": 0.25}]}
+    spec = training_stage(Stage.SFT, "gen-1", snapshot(data=data), done(Stage.CURATE, Stage.REJECTION_SAMPLE))
+    assert {i.name: i.weight for i in spec.inputs}["sft-mine"] == 0.25
+
+
 def test_what_cannot_be_told() -> None:
     given = snapshot(recipe={"sft": {}})
     for stage in (Stage.DPO, Stage.RL, Stage.REJECTION_SAMPLE, Stage.RESOLVE):
@@ -152,6 +215,27 @@ def test_what_cannot_be_told() -> None:
 def test_a_parent_by_name_is_not_looked_at_by_uri() -> None:
     spec = GenerationSpec.model_validate(generation_spec(parent={"generation": "gen-0"}))
     assert [i.name for i in resolve_generation("gen-1", spec).inputs] == ["traffic-chats"]
+
+
+def test_a_pairwise_judge_is_told_to_the_evaluation_alone() -> None:
+    judge = Input(name="pairwise-pw", role=Role.PAIRWISE, kind="Model", uri="pvc://rm/pw", digest=digest("pw"))
+    given = snapshot().model_copy(update={"pairwise": judge})
+    assert told(Stage.EVALUATE, given)["pairwise-pw"] == (Role.PAIRWISE, "pvc://rm/pw")
+    for stage in (Stage.REJECTION_SAMPLE, Stage.RL):
+        assert "pairwise-pw" not in told(stage, given)
+
+
+def test_a_model_of_a_signal_reads_traffic() -> None:
+    traffic = [{"name": "chats", "origin": "User", "uri": "pvc://data/chats"}]
+    raw = reward_model_spec_raw(type="UserSignal", signal={"name": "continued"}, traffic=traffic, preferences=[])
+    model = reward_model(spec=raw)
+    resolve = resolve_reward_model("rm-1", model)
+    assert {i.name: i.role for i in resolve.inputs} == {"traffic-chats": Role.TRAFFIC, "parent": Role.POLICY}
+    resolved = [Output(name=i.name, uri=i.uri, digest=digest(i.name)) for i in resolve.inputs]
+    spec = reward_model_spec(model, resolve, resolved, [])
+    assert isinstance(spec.params, RewardStageParams)
+    assert spec.params.type is RewardModelType.USER_SIGNAL
+    assert spec.params.signal == SignalParams(name="continued")
 
 
 def test_a_reward_model_reads_pairs_and_its_base() -> None:

@@ -1,7 +1,8 @@
 """Loads models and tokenizers from local folders. No remote code, no pickle, no download."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError
@@ -14,8 +15,12 @@ from transformers import (
 )
 
 from flywheel_contract.params import Precision
+from flywheel_contract.stages import RewardModelType
 from flywheel_trainer.errors import ConfigError, ModelError
-from flywheel_trainer.model_files import architecture, check_model
+from flywheel_trainer.model_files import architecture, check_model, reward_type
+
+SCORES_ONE_REPLY: Final = (RewardModelType.POINTWISE, RewardModelType.USER_SIGNAL)
+"""The kinds of reward model that a composite reward may have as a term."""
 
 FALLBACK_TEMPLATE: Final = (
     "{% for message in messages %}"
@@ -77,33 +82,51 @@ def load_policy(path: Path, precision: Precision = Precision.AUTO) -> PreTrained
     return read_policy(path, dtype_of(precision)).to(device()).eval()
 
 
-def load_reward(path: Path, precision: Precision = Precision.AUTO) -> PreTrainedModel:
+def load_reward(
+    path: Path, precision: Precision = Precision.AUTO, kinds: Sequence[RewardModelType] = SCORES_ONE_REPLY
+) -> PreTrainedModel:
     """The reward model in `path`, ready to score: one logit per sequence is the reward.
 
     Raises:
-        ModelError: the folder is refused, or holds no model with one score.
+        ModelError: the folder is refused, or holds no model with one score, or one of another kind than `kinds`.
     """
     check_model(path)
+    if reward_type(path) not in kinds:
+        raise ModelError(f"model folder {path} holds a {reward_type(path)} model; {' or '.join(kinds)} is needed here")
     if not architecture(path).endswith("ForSequenceClassification"):
         raise ModelError(f"model folder {path} holds {architecture(path) or 'no named architecture'}, no reward model")
     model = _read(AutoModelForSequenceClassification, path, dtype_of(precision))
     if model.config.num_labels != 1:
-        raise ModelError(f"model folder {path} gives {model.config.num_labels} scores; a pointwise reward is one")
+        raise ModelError(f"model folder {path} gives {model.config.num_labels} scores; a reward is one")
     return model.to(device()).eval()
 
 
-def read_policy(path: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """The language model in `path`, on the CPU, as training wants it."""
+def read_policy(path: Path, dtype: torch.dtype, **options: Any) -> PreTrainedModel:  # noqa: ANN401 -- transformers'
+    """The language model in `path`, on the CPU, as training wants it; `options` go to `from_pretrained`."""
     check_model(path)
     if architecture(path).endswith("ForSequenceClassification"):
         raise ModelError(f"model folder {path} holds {architecture(path)}, which gives scores; name a language model")
-    return _read(AutoModelForCausalLM, path, dtype)
+    return _read(AutoModelForCausalLM, path, dtype, **options)
 
 
-def read_scorer(path: Path, dtype: torch.dtype) -> PreTrainedModel:
+def read_scorer(path: Path, dtype: torch.dtype, **options: Any) -> PreTrainedModel:  # noqa: ANN401 -- transformers'
     """The model in `path` with a head that gives one score; the head is new where the folder has none."""
     check_model(path)
-    return _read(AutoModelForSequenceClassification, path, dtype, may_be_new=("score.",), num_labels=1)
+    return _read(AutoModelForSequenceClassification, path, dtype, may_be_new=("score.",), num_labels=1, **options)
+
+
+def load_classifier(path: Path) -> PreTrainedModel:
+    """The text classifier in `path`, whatever its labels, ready to score.
+
+    Raises:
+        ModelError: the folder is refused, or holds no classifier.
+    """
+    check_model(path)
+    if not architecture(path).endswith("ForSequenceClassification"):
+        raise ModelError(
+            f"model folder {path} holds {architecture(path) or 'no named architecture'}, no text classifier"
+        )
+    return _read(AutoModelForSequenceClassification, path, torch.float32).to(device()).eval()
 
 
 def _read(

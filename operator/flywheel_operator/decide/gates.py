@@ -5,7 +5,9 @@ from typing import Final
 
 from flywheel_contract.manifest import Measurement
 from flywheel_contract.metric_names import Metric
+from flywheel_contract.stages import RewardModelType
 from flywheel_operator.model.common import GateRule, GatesSpec
+from flywheel_operator.model.generation import EvaluationSpec
 from flywheel_operator.model.status import GateStatus
 
 GENERATION_GATES: Final = (
@@ -21,11 +23,66 @@ GENERATION_GATES: Final = (
     GateRule(name="lists", metric=Metric.LIST_RATE_INCREASE, max=0.10),
     GateRule(name="emoji", metric=Metric.EMOJI_RATE_INCREASE, max=0.10),
     GateRule(name="stock-phrases", metric=Metric.STOCK_PHRASE_RATE_INCREASE, max=0.10),
+    GateRule(name="style-jumps", metric=Metric.STYLE_JUMPS, max=0, compare="Estimate"),
+    # Divergence that was spent after the checkpoint with the best held-out reward, beyond what noise explains.
+    GateRule(name="kl-without-reward", metric=Metric.KL_WITHOUT_REWARD, max=0.05, compare="Estimate"),
 )
-"""The default gates of a Generation."""
+"""The default gates of a Generation, whatever its evaluation asks for."""
 
-REWARD_MODEL_GATES: Final = (GateRule(name="accuracy", metric=Metric.REWARD_ACCURACY, min=0.5),)
-"""The default gates of a RewardModel: better than chance on held-out pairs."""
+JUDGE_GATES: Final = (
+    # Landis and Koch (1977) call more than 0.4 moderate. The labelled set is small and has no users.
+    GateRule(name="judge-agreement", metric=Metric.JUDGE_AGREEMENT, min=0.4, compare="Estimate", min_samples=20),
+)
+"""Added where a judge is asked: one that does not agree with people measures nothing."""
+
+PAIRWISE_GATES: Final = (
+    # Two views of one policy: the ceiling holds for both, and they must not contradict each other on most prompts.
+    GateRule(name="pairwise-ceiling", metric=Metric.PAIRWISE_WIN_RATE, max=0.65, compare="Estimate"),
+    GateRule(name="pairwise-disagreement", metric=Metric.PAIRWISE_DISAGREEMENT, max=0.4, compare="Estimate"),
+)
+"""Added where a pairwise reward model judges."""
+
+
+def generation_gates(evaluation: EvaluationSpec) -> list[GateRule]:
+    """The default gates of a Generation with this evaluation."""
+    found = [
+        *GENERATION_GATES,
+        *(PAIRWISE_GATES if evaluation.pairwise else ()),
+        *(JUDGE_GATES if evaluation.judge else ()),
+    ]
+    if evaluation.benchmarks is not None:
+        limit = -evaluation.benchmarks.tolerance
+        found.append(GateRule(name="benchmarks", metric=Metric.BENCHMARK_CHANGE, min=limit, compare="Estimate"))
+    return found
+
+
+# Controls on coins must show a coin; they are over every held-out row, so they need no number of users.
+_CHANCE: Final = {"min": 0.45, "max": 0.55, "compare": "Estimate", "min_samples": 0}
+_PAIR_GATES: Final = (
+    GateRule(name="accuracy", metric=Metric.REWARD_ACCURACY, min=0.5),
+    GateRule(name="beyond-surface", metric=Metric.ACCURACY_OVER_SURFACE, min=0, compare="Estimate", min_samples=0),
+    GateRule(name="shuffled-labels", metric=Metric.SHUFFLED_LABEL_ACCURACY, **_CHANCE),
+)
+SIGNAL_STABILITY: Final = (Metric.SIGNAL_AUC_LOWEST_SLICE, Metric.SIGNAL_DRIFT)
+"""What a user signal must have passed gates on, before it may have a say in what is selected."""
+
+REWARD_MODEL_GATES: Final = {
+    # The score itself is used, its differences as probabilities nowhere: calibration is reported, and yours to gate.
+    RewardModelType.POINTWISE: _PAIR_GATES,
+    RewardModelType.PAIRWISE: (
+        *_PAIR_GATES,
+        GateRule(name="calibration", metric=Metric.CALIBRATION_ERROR, max=0.2, compare="Estimate"),
+    ),
+    RewardModelType.USER_SIGNAL: (
+        GateRule(name="auc", metric=Metric.SIGNAL_AUC, min=0.5),
+        GateRule(name="stable-auc", metric=Metric.SIGNAL_AUC_LOWEST_SLICE, min=0.53, compare="Estimate"),
+        # 0.25 is the customary line between a population that has shifted a little and one that is another.
+        GateRule(name="stable-scores", metric=Metric.SIGNAL_DRIFT, max=0.25, compare="Estimate"),
+        GateRule(name="calibration", metric=Metric.CALIBRATION_ERROR, max=0.1, compare="Estimate"),
+        GateRule(name="shuffled-labels", metric=Metric.SHUFFLED_LABEL_AUC, **_CHANCE),
+    ),
+}
+"""The default gates of a RewardModel, by its type."""
 
 
 def rules_in_force(spec: GatesSpec, defaults: Iterable[GateRule]) -> list[GateRule]:

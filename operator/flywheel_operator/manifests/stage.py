@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from flywheel_contract.exit_codes import USER_MISTAKES
-from flywheel_contract.paths import STAGE_SPEC, STATUS_PORT
+from flywheel_contract.paths import REPORT_TO, STAGE_SPEC, STATUS_PORT
 from flywheel_contract.stage_spec import StageSpec, inputs_digest
 from flywheel_contract.stages import Stage
 from flywheel_contract.uris import claim_of
 from flywheel_operator.manifests.common import Manifest, labels, owner_reference, pod_spec, resources, volumes
-from flywheel_operator.model.common import Runtime
+from flywheel_operator.model.common import EnvVar, Runtime
 from flywheel_operator.model.names import LABEL_QUEUE, LABEL_STAGE, bounded_name
 from flywheel_operator.model.objects import Metadata
 
@@ -124,6 +124,9 @@ def _pod(owner: StageOwner, spec: StageSpec, config: str) -> Manifest:
         # of which a container has 64 MiB by default.
         vols.append({"name": "shm", "emptyDir": {"medium": "Memory"}})
         mounts.append({"name": "shm", "mountPath": "/dev/shm"})
+    if runtime.report_to:
+        trackers = EnvVar(name=REPORT_TO, value=",".join(runtime.report_to))
+        runtime = runtime.model_copy(update={"env": [*runtime.env, trackers]})
     return pod_spec(runtime, container, vols, owner.pull_secrets)
 
 

@@ -6,11 +6,13 @@ from pydantic import ConfigDict, Field
 
 from flywheel_contract.base import Name, Record
 from flywheel_contract.curation_params import DiversityParams
+from flywheel_contract.filters import SafetyParams
 from flywheel_contract.metric_names import REPORTED_BY, Metric
 from flywheel_contract.params import (
     CurateParams,
     DpoParams,
     EvaluateParams,
+    PoolPolicyParams,
     RejectionSampleParams,
     RlParams,
     SftParams,
@@ -87,6 +89,9 @@ class SftSource(Record):
 
     name: SourceName = Field(description="Name of the source in status and reports.")
     uri: SafeUri = Field(description="Where the rows lie.")
+    weight: float = Field(
+        1.0, gt=0, le=100, description="Share in the mixture: 1 takes every row once, 2 twice, 0.5 a half of them."
+    )
 
 
 class DataSpec(Record):
@@ -119,9 +124,24 @@ class DiversitySpec(DiversityParams):
     )
 
 
+class SafetySpec(SafetyParams):
+    """The safety filter of curation; a model stands for the embedded classifier."""
+
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            cel("!(has(self.model) && has(self.endpoint))", "set one of model and endpoint, not both", ".model")
+        )
+    )
+    model: SafeUri | None = Field(
+        None,
+        description="A Hugging Face text classifier by URI, with safetensors weights; it runs in the stage's pod.",
+    )
+
+
 class CurationSpec(CurateParams):
     """Which conversations are used."""
 
+    safety: SafetySpec = Field(default_factory=SafetySpec, description="The safety filter.")
     diversity: DiversitySpec | None = Field(
         None, description="Pruning by meaning (embeddings and clusters), after the near-duplicates; left out, none."
     )
@@ -130,8 +150,31 @@ class CurationSpec(CurateParams):
 class RewardRef(Record):
     """A term of the composite reward."""
 
-    reward_model: Name = Field(description="A RewardModel in the same namespace.")
+    reward_model: Name = Field(description="A RewardModel of type Pointwise or UserSignal in the same namespace.")
     weight: float = Field(1.0, gt=0, le=100, description="Weight of its standardised score in the composite reward.")
+
+
+class PoolPolicy(PoolPolicyParams):
+    """A further policy that replies are drawn from: a model, or an endpoint."""
+
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            cel("has(self.model) != has(self.endpoint)", "set exactly one of model and endpoint"),
+            cel("self.name != 'current'", "current is the policy that is trained: choose another name"),
+        )
+    )
+    model: SafeUri | None = Field(None, description="A model by URI, e.g. a larger sibling of the parent.")
+
+
+class RejectionSamplingSpec(RejectionSampleParams):
+    """Draw several replies to each prompt and keep the best and the worst by the composite reward."""
+
+    pool: list[PoolPolicy] = Field(  # type: ignore[assignment] # the same entries with what the API adds
+        default_factory=list,
+        max_length=2,
+        description="Further policies beside the one that is trained; the best reply of all is kept.",
+        json_schema_extra=list_map("name"),
+    )
 
 
 class RecipeSpec(Record):
@@ -144,13 +187,19 @@ class RecipeSpec(Record):
                 "the recipe trains nothing: set at least one of sft, dpo and rl",
             ),
             cel(
-                "!has(self.rl) || self.rl.batchSize * self.rl.gradientAccumulationSteps % self.rl.numGenerations == 0",
+                "!has(self.rl) || self.rl.algorithm != 'GRPO' || "
+                "self.rl.batchSize * self.rl.gradientAccumulationSteps % self.rl.numGenerations == 0",
                 "rl: batchSize times gradientAccumulationSteps must be a multiple of numGenerations",
                 ".rl.numGenerations",
             ),
+            cel(
+                "!has(self.rl) || self.rl.algorithm != 'OnlineDPO' || self.rl.beta > 0.0",
+                "rl: OnlineDPO needs a beta above 0",
+                ".rl.beta",
+            ),
         )
     )
-    rejection_sampling: RejectionSampleParams | None = Field(
+    rejection_sampling: RejectionSamplingSpec | None = Field(
         None, description="Draw several replies per prompt; keep the best and the worst by the composite reward."
     )
     sft: SftParams | None = Field(None, description="Supervised fine-tuning on accepted replies and data.sft.")
@@ -158,13 +207,47 @@ class RecipeSpec(Record):
     rl: RlParams | None = Field(None, description="Online reinforcement learning against the composite reward.")
 
 
+class PairwiseRef(Record):
+    """A second judge of the evaluation, which reads both replies at once."""
+
+    reward_model: Name = Field(description="A RewardModel of type Pairwise in the same namespace.")
+
+
 class EvaluationSpec(EvaluateParams):
     """How the candidate is judged."""
+
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            cel(
+                "!has(self.judge) || has(self.judge.endpoint) != has(self.judgeModel)",
+                "a judge needs exactly one of judge.endpoint and judgeModel",
+                ".judge",
+            ),
+            cel(
+                "has(self.judge) || !has(self.judgeModel)",
+                "judgeModel is not asked without judge: write judge: {} or drop it",
+                ".judgeModel",
+            ),
+            cel(
+                "has(self.benchmarks) || !has(self.benchmarkTasks)",
+                "benchmarkTasks are not run without benchmarks: name tasks there or drop it",
+                ".benchmarkTasks",
+            ),
+        )
+    )
+
+    pairwise: PairwiseRef | None = Field(
+        None, description="A pairwise reward model that judges too; two views of one policy show reward hacking."
+    )
 
     general: SafeUri | None = Field(
         None,
         description="General conversations on which the perplexity must not rise; default: the human replies of "
         "the evaluation conversations.",
+    )
+    judge_model: SafeUri | None = Field(None, description="The judge: a language model by URI. Or judge.endpoint.")
+    benchmark_tasks: SafeUri | None = Field(
+        None, description="Folder of task files of lm-evaluation-harness (YAML); default: the tasks that it ships."
     )
 
 
@@ -229,6 +312,12 @@ class GenerationSpec(RunSpec):
     )
     rollout: RolloutSpec = Field(default_factory=RolloutSpec, description="What happens once the gates are passed.")
     serving: ServingSpec = Field(default_factory=ServingSpec, description="The model server.")
+
+    @property
+    def reward_models(self) -> list[str]:
+        """The names of all RewardModels that it needs."""
+        judge = self.evaluation.pairwise
+        return [r.reward_model for r in self.rewards] + ([judge.reward_model] if judge else [])
 
 
 FROZEN: dict[str, bool] = {

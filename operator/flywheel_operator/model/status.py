@@ -174,6 +174,7 @@ class GenerationStatus(ObjectStatus):
     phase: Phase = Field(Phase.PENDING, description="Where it is in its life.")
     verdict: VerdictStatus | None = Field(None, description="What came out.")
     win_rate: str | None = Field(None, description="Win rate against the baseline, for the column.")
+    report: str | None = Field(None, description="URI of the evaluation's report, a page to read (report.html).")
     snapshot: SnapshotRef | None = Field(None, description="What it runs from.")
     resolved: GenerationSpec | None = Field(None, description="The spec with every default written out.")
     trainer_image: str | None = Field(None, description="The trainer image that it runs with.")
@@ -197,4 +198,5 @@ class RewardModelStatus(ObjectStatus):
     resolved: RewardModelSpec | None = Field(None, description="The spec with every default written out.")
     trainer_image: str | None = Field(None, description="The trainer image that it runs with.")
     accuracy: str | None = Field(None, description="Accuracy on held-out pairs, for the column.")
+    auc: str | None = Field(None, description="Area under the ROC curve on held-out replies, for the column.")
     model: ModelRef | None = Field(None, description="The trained model, once it is Ready.")

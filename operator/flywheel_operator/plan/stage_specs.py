@@ -6,7 +6,14 @@ from typing import Any, Final
 from pydantic import TypeAdapter
 
 from flywheel_contract.characters import Character
-from flywheel_contract.params import CurateParams, EvaluateParams
+from flywheel_contract.params import (
+    CurateParams,
+    EvaluateParams,
+    PoolPolicyParams,
+    RejectionSampleParams,
+    RewardModelParams,
+    RewardStageParams,
+)
 from flywheel_contract.stage_spec import (
     CurateSpec,
     DpoSpec,
@@ -20,7 +27,7 @@ from flywheel_contract.stage_spec import (
     StageSpec,
 )
 from flywheel_contract.stages import Role, Stage
-from flywheel_operator.model.generation import GenerationSpec, RecipeSpec
+from flywheel_operator.model.generation import GenerationSpec, RecipeSpec, RejectionSamplingSpec
 from flywheel_operator.model.objects import RewardModel
 from flywheel_operator.model.snapshot import Snapshot
 from flywheel_operator.model.status import ModelRef, Output, StageStatus
@@ -58,10 +65,25 @@ def resolve_generation(name: str, spec: GenerationSpec) -> ResolveSpec:
             )
             for s in spec.data.preferences
         ),
-        *(Input(name=f"sft-{s.name}", role=Role.SFT_DATA, kind="Data", uri=s.uri) for s in spec.data.sft),
+        *(
+            Input(name=f"sft-{s.name}", role=Role.SFT_DATA, kind="Data", uri=s.uri, weight=s.weight)
+            for s in spec.data.sft
+        ),
+        *(
+            Input(name=f"pool-{p.name}", role=Role.POOL, kind="Model", uri=p.model)
+            for p in (spec.recipe.rejection_sampling.pool if spec.recipe.rejection_sampling is not None else ())
+            if p.model is not None
+        ),
     ]
     if spec.evaluation.general is not None:
         inputs.append(Input(name="general", role=Role.GENERAL, kind="Data", uri=spec.evaluation.general))
+    safety = spec.curation.safety
+    if safety.enabled and safety.model is not None:
+        inputs.append(Input(name="safety", role=Role.SAFETY, kind="Model", uri=safety.model))
+    if spec.evaluation.judge_model is not None:
+        inputs.append(Input(name="judge", role=Role.JUDGE, kind="Model", uri=spec.evaluation.judge_model))
+    if spec.evaluation.benchmark_tasks is not None:
+        inputs.append(Input(name="benchmarks", role=Role.BENCHMARK, kind="Data", uri=spec.evaluation.benchmark_tasks))
     diversity = spec.curation.diversity
     if diversity is not None and diversity.embedding_model is not None:
         inputs.append(Input(name="embedder", role=Role.EMBEDDER, kind="Model", uri=diversity.embedding_model))
@@ -86,6 +108,10 @@ def resolve_reward_model(name: str, model: RewardModel) -> ResolveSpec:
                 dates=s.dates,
             )
             for s in spec.preferences
+        ),
+        *(
+            Input(name=f"traffic-{s.name}", role=Role.TRAFFIC, kind="Data", uri=s.uri, origin=s.origin, dates=s.dates)
+            for s in spec.traffic
         ),
         Input(name=PARENT_INPUT, role=Role.POLICY, kind="Model", uri=spec.base_model),
     ]
@@ -119,7 +145,11 @@ def reward_model_spec(
         characters=characters,
         style=model.spec.style,
         seed=model.spec.seed,
-        params=model.spec.training,
+        params=RewardStageParams(
+            **{name: getattr(model.spec.training, name) for name in RewardModelParams.model_fields},
+            type=model.spec.type,
+            signal=model.spec.signal,
+        ),
     )
 
 
@@ -139,11 +169,13 @@ def training_stage(stage: Stage, name: str, snapshot: Snapshot, done: Mapping[St
     rewards = snapshot.rewards
     match stage:
         case Stage.CURATE:
-            inputs = [*_by_role(data, Role.TRAFFIC), *_by_role(data, Role.EMBEDDER)]
+            inputs = [i for role in (Role.TRAFFIC, Role.EMBEDDER, Role.SAFETY) for i in _by_role(data, role)]
             return CurateSpec(**common, inputs=inputs, params=_plain(CurateParams, spec.curation))
         case Stage.REJECTION_SAMPLE if recipe.rejection_sampling is not None:
-            inputs = [_output(done, Stage.CURATE, "prompts", Role.PROMPTS), policy, *rewards]
-            return RejectionSampleSpec(**common, style=spec.style, inputs=inputs, params=recipe.rejection_sampling)
+            pool = _by_role(data, Role.POOL)
+            inputs = [_output(done, Stage.CURATE, "prompts", Role.PROMPTS), policy, *pool, *rewards]
+            params = _rejection_sampling(recipe.rejection_sampling)
+            return RejectionSampleSpec(**common, style=spec.style, inputs=inputs, params=params)
         case Stage.SFT if recipe.sft is not None:
             source = (
                 _output(done, Stage.REJECTION_SAMPLE, "accepted", Role.ACCEPTED)
@@ -159,20 +191,37 @@ def training_stage(stage: Stage, name: str, snapshot: Snapshot, done: Mapping[St
             inputs = [policy, *pairs, *own, *_judging(done, own)]
             return DpoSpec(**common, style=spec.style, inputs=inputs, params=recipe.dpo)
         case Stage.RL if recipe.rl is not None:
-            inputs = [_output(done, Stage.CURATE, "prompts", Role.PROMPTS), policy, *rewards]
+            parent = _model("parent", Role.PARENT, snapshot.parent)
+            inputs = [_output(done, Stage.CURATE, "prompts", Role.PROMPTS), policy, parent, *rewards]
             return RlSpec(**common, inputs=inputs, params=recipe.rl)
         case Stage.EVALUATE:
             inputs = [
                 _output(done, Stage.CURATE, "evaluation", Role.EVALUATION),
                 policy,
                 _model("baseline", Role.BASELINE, snapshot.baseline),
+                *_others(snapshot, done),
                 *_by_role(data, Role.GENERAL),
+                *_by_role(data, Role.JUDGE),
+                *_by_role(data, Role.BENCHMARK),
                 *rewards,
+                *([snapshot.pairwise] if snapshot.pairwise is not None else []),
             ]
             return EvaluateSpec(
                 **common, style=spec.style, inputs=inputs, params=_plain(EvaluateParams, spec.evaluation)
             )
     raise ValueError(f"stage {stage} is not part of the recipe")
+
+
+def _others(snapshot: Snapshot, done: Mapping[Stage, StageStatus]) -> list[Input]:
+    """For evaluation: the parent where something else is in production, and the models of all stages but the last."""
+    parent = snapshot.parent
+    apart = parent.digest != snapshot.baseline.digest
+    trained = [s for s in generation_stages(snapshot.spec.recipe) if s in (Stage.SFT, Stage.DPO, Stage.RL)]
+    between = ((s, _find(done, s, "model")) for s in trained[:-1])
+    return [
+        *([_model("parent", Role.PARENT, parent)] if apart else []),
+        *(_model(s.value, Role.CHECKPOINT, ModelRef(uri=o.uri, digest=o.digest)) for s, o in between),
+    ]
 
 
 def policy_before(stage: Stage, snapshot: Snapshot, done: Mapping[Stage, StageStatus]) -> ModelRef:
@@ -189,6 +238,12 @@ def _plain(model: type[Any], value: Any) -> Any:  # noqa: ANN401 -- a params mod
     """`value` as the contract's own model, without what the API adds to it or to what it holds."""
     adapter = TypeAdapter(model)
     return adapter.validate_python(adapter.dump_python(value))
+
+
+def _rejection_sampling(spec: RejectionSamplingSpec) -> RejectionSampleParams:
+    """The stage's parameters: where the pool's models lie is said by its inputs."""
+    plain: RejectionSampleParams = _plain(RejectionSampleParams, spec)
+    return plain.model_copy(update={"pool": [_plain(PoolPolicyParams, policy) for policy in spec.pool]})
 
 
 def _by_role(inputs: Sequence[Input], role: Role) -> list[Input]:

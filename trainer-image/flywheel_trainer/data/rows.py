@@ -8,9 +8,9 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Generic, Literal, TypeVar
+from typing import Annotated, Any, Final, Generic, Literal, NotRequired, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from typing_extensions import TypedDict
 
 from flywheel_contract.stages import Origin
@@ -18,8 +18,23 @@ from flywheel_trainer.errors import DataError
 
 ROLES: Final = ("system", "user", "assistant", "tool")
 SUFFIXES: Final = (".jsonl", ".json", ".jsonl.gz", ".parquet")
+_WORD: Final = 16
 DATA_FILE: Final = "data.jsonl"
 """The file in which a stage leaves its rows. In a folder, names that start with `_` or `.` are no data."""
+
+
+class FunctionCall(TypedDict):
+    """Which tool is called, and with what."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+class ToolCall(TypedDict):
+    """A call of a tool, as chat templates take it."""
+
+    type: Literal["function"]
+    function: FunctionCall
 
 
 class Message(TypedDict):
@@ -27,6 +42,8 @@ class Message(TypedDict):
 
     role: str
     content: str
+    tool_calls: NotRequired[list[ToolCall]]
+    """What the character calls beside what it says; `content` may then be empty."""
 
 
 def _text_of_time(value: object) -> object:
@@ -43,6 +60,15 @@ class Consent(BaseModel):
     training: bool | None = None
 
 
+class Review(BaseModel):
+    """What one reviewer said of a row: which reply is better, or whether a tool is to be called."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    reviewer: str = Field(min_length=1)
+    choice: Literal["Chosen", "Rejected", "Tie"]
+
+
 class _Row(BaseModel):
     """What traffic and preferences share. Fields that we do not know are left alone: other tools own them."""
 
@@ -57,16 +83,46 @@ class _Row(BaseModel):
     signals: dict[str, bool | int | float | str | None] = Field(default_factory=dict)
     metadata: dict[str, bool | int | float | str | None] = Field(default_factory=dict)
     consent: Consent = Consent()
+    retain_until: AwareDatetime | None = Field(
+        None, validation_alias=AliasChoices("retain_until", "retainUntil"), description="Gone after this time."
+    )
+    reviews: list[Review] = Field(default_factory=list)
+    """Of annotated rows: whether each reviewer finds it right (Chosen), wrong (Rejected) or neither (Tie)."""
+    tool_call: Literal["Explicit", "Implicit", "None"] | None = Field(None, alias="toolCall")
+    """Of rows about tool calls: asked for by the user, the character's own idea, or rightly left out."""
+
+    @property
+    def choices(self) -> list[str]:
+        """What the reviewers chose; one who reviewed twice counts once, with the last choice."""
+        return list({review.reviewer: review.choice for review in self.reviews}.values())
 
     def to_json(self) -> dict[str, Any]:
         """The row as it is written, without what is not known."""
-        return {k: v for k, v in self.model_dump(mode="json", exclude_none=True).items() if v != {}}
+        dumped = self.model_dump(mode="json", exclude_none=True, by_alias=True)
+        return {key: value for key, value in dumped.items() if value not in ({}, [])}
 
 
 class Conversation(_Row):
     """A conversation between one user and one character, oldest message first."""
 
     messages: list[Message] = Field(min_length=1)
+
+
+def texts_of(message: Message) -> Iterator[str]:
+    """Every text of a message: what it says, and what the arguments of its tool calls say."""
+    yield from texts_in({key: value for key, value in message.items() if key != "role"})
+
+
+def texts_in(value: Any) -> Iterator[str]:  # noqa: ANN401 -- any JSON value
+    """Every text in a JSON value, however deep."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from texts_in(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from texts_in(inner)
 
 
 def prompt_text(row: Conversation) -> str:
@@ -141,7 +197,7 @@ class _Reader(Generic[_RowT]):
         if said is None and self._origin is None:
             raise DataError(f"{raw.place}: the row has no origin and its source declares none; write {known}")
         if said is not None and said not in set(Origin):
-            raise DataError(f"{raw.place}: origin {said!r} is unknown; write {known}")
+            raise DataError(f"{raw.place}: origin {_quoted(said)} is unknown; write {known}")
         if said is not None and self._origin is not None and said != self._origin:
             raise DataError(
                 f"{raw.place}: the row says origin {said}, its source is declared {self._origin.value}; "
@@ -196,6 +252,13 @@ def data_files(path: Path) -> list[Path]:
     if not files:
         raise DataError(f"the folder {path} holds no data file: write one of {kinds} into it")
     return files
+
+
+def raw_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """Every row behind `path` as it stands there, with its place for messages; errors as in `read_traffic`."""
+    for file in data_files(path):
+        for raw in _raw_rows(file):
+            yield raw.place, raw.value
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
@@ -258,8 +321,25 @@ def _check_messages(place: str, field: str, value: object) -> None:
             raise DataError(f"{place}: {field}[{index}] has no text in content; write role and content as strings")
         if message.get("role") not in ROLES:
             raise DataError(
-                f"{place}: {field}[{index}] has the unknown role {message.get('role')!r}; "
+                f"{place}: {field}[{index}] has the unknown role {_quoted(message.get('role'))}; "
                 f"write one of {', '.join(ROLES)}"
+            )
+        _check_calls(f"{place}: {field}[{index}]", message)
+
+
+def _check_calls(place: str, message: Mapping[str, Any]) -> None:
+    calls = message.get("tool_calls")
+    if calls is None:
+        return
+    if message["role"] != "assistant" or not isinstance(calls, list) or not calls:
+        raise DataError(f"{place}: tool_calls is a list of calls in a message of the assistant; correct or remove it")
+    for call in calls:
+        function = call.get("function") if isinstance(call, Mapping) else None
+        named = isinstance(function, Mapping) and isinstance(function.get("name"), str) and function["name"]
+        if not named or not isinstance(function.get("arguments"), Mapping):  # type: ignore[union-attr] -- looked at
+            raise DataError(
+                f'{place}: a call is {{"type": "function", "function": {{"name": ..., "arguments": {{...}}}}}} with '
+                "the arguments as an object; write it so"
             )
 
 
@@ -270,6 +350,14 @@ def _without_nulls(value: Mapping[str, Any]) -> dict[str, Any]:
         for key, item in value.items()
         if item is not None
     }
+
+
+def _quoted(value: object) -> str:
+    """What stands where a short word should. Of anything longer only its length: a sentence of an error is no place
+    for what users wrote."""
+    if isinstance(value, str) and len(value) > _WORD:
+        return f"(a text of {len(value)} characters)"
+    return repr(value) if isinstance(value, str | int | None) else _named(value)
 
 
 def _named(value: object) -> str:
