@@ -64,7 +64,7 @@ def test_a_log_that_lost_users_of_one_arm_decides_nothing(world: World) -> None:
 
 
 def test_a_router_that_dies_loses_nothing_and_production_takes_over_from_a_treatment_that_dies(world: World) -> None:
-    test = abtest("bumpy", "bumpy", control="plain", treatment="asking", router={"replicas": 2})
+    test = abtest("bumpy", "bumpy", control="plain", treatment="asking", router={"replicas": 2, "drainSeconds": 10})
     with trying(world, test) as name, people(world, "bumpy") as crowd:
         _kill(world, "bumpy-router", 1)
         assert _answers_more(crowd).lost == 0
@@ -99,7 +99,8 @@ def test_an_operator_that_is_away_when_the_window_ends_decides_later_by_the_same
 
 
 def test_a_database_that_is_away_never_promotes(world: World) -> None:
-    away = {"settle": "1s", "exposures": "postgresql://nobody@127.0.0.1:1/none?table=exposures"}
+    database = "postgresql://nobody@127.0.0.1:1/none"
+    away = {"settle": "1s", "exposures": f"{database}?table=exposures", "events": f"{database}?table=events"}
     test = abtest("away", "away", control="plain", treatment="asking", duration="20s", analysis=away)
     with trying(world, test) as name:
         status = ended(world, name)

@@ -44,7 +44,8 @@ TEMPLATE: Final[Manifest] = {
     "primaries": ["messagesPerUser"],
     "guardrails": GUARDRAILS,
     "analysis": {"settle": "6s"},
-    "router": {"replicas": 1},
+    # A namespace that goes waits half the longest grace of its pods before it looks again.
+    "router": {"replicas": 1, "drainSeconds": 10},
 }
 
 
