@@ -98,7 +98,7 @@ class DataSpec(Record):
     """What the generation learns from."""
 
     traffic: list[DataSource] = Field(
-        min_length=1, max_length=6, description="Captured conversations.", json_schema_extra=list_map("name")
+        min_length=1, max_length=5, description="Captured conversations.", json_schema_extra=list_map("name")
     )
     preferences: list[DataSource] = Field(
         default_factory=list,
