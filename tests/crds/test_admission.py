@@ -210,15 +210,13 @@ REWARD_MODEL_MISTAKES = [
     Mistake("unknown field", "spec.model", "unknown field", {"model": "hf://a/b"}),
     Mistake("no pairs", "spec.preferences", "learn from preferences", {"preferences": []}),
     Mistake("signal of a judge of pairs", "spec.signal", "with that type", {"signal": {"name": "continued"}}),
-    Mistake(
-        "traffic for a judge of pairs", "spec.signal", "with that type", {"type": "Pairwise", "traffic": [TRAFFIC]}
-    ),
-    Mistake("signal without its name", "spec.signal", "with that type", {"type": "UserSignal", "traffic": [TRAFFIC]}),
+    Mistake("traffic for a judge of pairs", "spec.signal", "with that type", {"type": "Pairwise", "traffic": [LOG]}),
+    Mistake("signal without its name", "spec.signal", "with that type", {"type": "UserSignal", "traffic": [LOG]}),
     Mistake(
         "user signal from pairs",
         "spec.preferences",
         "UserSignal do not",
-        {"type": "UserSignal", "traffic": [TRAFFIC], "signal": {"name": "continued"}},
+        {"type": "UserSignal", "traffic": [LOG], "signal": {"name": "continued"}},
     ),
     Mistake(
         "gate on a metric of another type",

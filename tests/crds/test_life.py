@@ -28,6 +28,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "rewards": {"rewards": [{"rewardModel": "luna-likes", "weight": 2}]},
     "recipe": {"recipe": {"rl": None}},
     "evaluation": {"evaluation": {"temperature": 1}},
+    "style": {"style": {"patterns": [{"name": "sigh", "pattern": "sigh"}]}},
     "gates": {"gates": {"defaults": "Disabled"}},
     "serving": {"serving": {"replicas": 2}},
     "runtime": {"runtime": {"gpus": 1}},
@@ -84,11 +85,11 @@ def test_a_test_that_runs_cannot_be_changed_but_paused(kubectl: Kubectl) -> None
 
 def test_so_are_those_of_a_reward_model_and_null_keeps_its_meaning(kubectl: Kubectl) -> None:
     example = examples.reward_model(kubectl.namespace)
-    example["spec"]["training"] = {"maxLengthRatio": None}
+    example["spec"]["training"] = {"pairFilter": {"maxLengthRatio": None}}
     kubectl("create", "--validate=strict", "--filename=-", stdin=yaml.safe_dump(example))
     stored = kubectl.json("get", "rewardmodel", "luna-likes")["spec"]
     assert RewardModelSpec.model_validate(stored) == RewardModelSpec.model_validate(example["spec"])
-    assert stored["training"]["maxLengthRatio"] is None
+    assert stored["training"]["pairFilter"]["maxLengthRatio"] is None
 
 
 def test_the_changes_below_are_of_every_frozen_field() -> None:
@@ -122,7 +123,7 @@ def test_once_started_the_spec_is_frozen_but_for_suspend_rollout_and_ttl(kubectl
 
 def test_git_may_apply_the_short_manifest_again_after_the_start(kubectl: Kubectl) -> None:
     """What the server filled in is no change of the user's."""
-    example = examples.generation(kubectl.namespace)
+    example = examples.merged(examples.generation(kubectl.namespace), {"spec": {"rollout": {"abTest": {}}}})
     kubectl.apply(example)
     kubectl.set_status("generation", "luna-1", STARTED)
     before = kubectl.json("get", "generation", "luna-1")["metadata"]

@@ -1,10 +1,12 @@
 """The CRDs as files: generated, structural, and each field with a description."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from flywheel_operator.model import crds
 from tests.crds.schema import fields, schemas
-from tests.kubernetes_fixtures import ROOT
+from tests.kubernetes_fixtures import ROOT, Object
 
 UNDESCRIBED = {"metadata"}
 """The API server allows no description there; kubectl has its own."""
@@ -41,3 +43,21 @@ def test_names_that_yaml_takes_for_truth_values_are_quoted() -> None:
     for text in (t for name, t in crds.documents().items() if "abtests" not in name):
         assert '"n":' in text.replace("'", '"')
         assert not [line for line in text.splitlines() if line.strip().lower() in ("n:", "y:", "- n", "- y")]
+
+
+@pytest.mark.parametrize("name", schemas())
+def test_what_may_be_applied_empty_is_there_when_it_is_applied_again(name: str) -> None:
+    """Server-side apply takes `abTest: {}` away the second time, where a default put a list of type `map` into it."""
+    spec = schemas()[name]["properties"]["spec"]
+    for path, field in fields(spec):
+        if "properties" in field and "required" not in field and "default" not in field:
+            assert list(_filled_maps(field, path)) == []
+
+
+def _filled_maps(schema: Object, path: str) -> Iterator[str]:
+    """The lists of type `map` below an object that defaults fill."""
+    for name, child in schema.get("properties", {}).items():
+        if "default" in child:
+            if child.get("x-kubernetes-list-type") == "map":
+                yield f"{path}.{name}"
+            yield from _filled_maps(child, f"{path}.{name}")

@@ -25,6 +25,7 @@ from flywheel_operator.model.common import (
     cel,
     frozen_rules,
     list_map,
+    unique_list,
     validations,
 )
 from flywheel_operator.model.experiment import DEFAULT_GUARDRAILS, DEFAULT_PRIMARIES, DEFAULT_TARGET_LIFT
@@ -109,7 +110,7 @@ class ABTestTemplate(Record):
         description="Length of a day: 24h means whole UTC days. Shorter only for trials, which status marks as such.",
     )
     metrics: list[MetricDefinition] = Field(
-        default_factory=list, max_length=8, description="Metrics of your own.", json_schema_extra=list_map("name")
+        default_factory=list, max_length=8, description="Metrics of your own.", json_schema_extra=unique_list("name")
     )
     primaries: list[MetricName] = Field(
         default_factory=lambda: list(DEFAULT_PRIMARIES),
@@ -121,7 +122,7 @@ class ABTestTemplate(Record):
         default_factory=lambda: list(DEFAULT_GUARDRAILS),
         max_length=MAX_GUARDRAILS,
         description="What must not get worse.",
-        json_schema_extra=list_map("metric"),
+        json_schema_extra=unique_list("metric"),
     )
     dimensions: list[DimensionName] = Field(
         default_factory=list, max_length=8, description="Columns to explore by; never part of the verdict."

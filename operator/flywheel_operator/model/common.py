@@ -57,6 +57,16 @@ def list_map(*keys: str) -> dict[str, Any]:
     return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys)}
 
 
+def unique_list(key: str) -> dict[str, Any]:
+    """The schema extension of a list, told apart by `key`, below an object that may be left empty (`abTest: {}`).
+
+    Server-side apply takes an object away that is applied empty a second time, where defaults have put a list of type
+    `map` into it. An atomic list does not have that.
+    """
+    rule = cel(f"self.all(a, self.exists_one(b, b.{key} == a.{key}))", f"two entries have the same {key}")
+    return {"x-kubernetes-list-type": "atomic", **validations(rule)}
+
+
 class ArtifactsSpec(Record):
     """Where outputs go."""
 

@@ -28,6 +28,7 @@ from flywheel_operator.model.common import (
     cel,
     frozen_rules,
     list_map,
+    unique_list,
     validations,
 )
 from flywheel_operator.model.serving import CharacterSpec, ServingSpec
@@ -173,7 +174,7 @@ class RejectionSamplingSpec(RejectionSampleParams):
         default_factory=list,
         max_length=2,
         description="Further policies beside the one that is trained; the best reply of all is kept.",
-        json_schema_extra=list_map("name"),
+        json_schema_extra=unique_list("name"),
     )
 
 
