@@ -8,97 +8,42 @@ it.
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from flywheel_contract.filters import PrivacyMode
-from flywheel_contract.manifest import Measurement
-from flywheel_contract.metric_names import BY_ORIGIN, Metric, of_origin
 from flywheel_contract.params import CurateParams
 from flywheel_contract.stage_spec import CurateSpec
 from flywheel_contract.stages import Origin, Role
 from flywheel_trainer.context import StageContext, StageOutcome
 from flywheel_trainer.data import constraints
-from flywheel_trainer.data.constraints import Share, Traffic, sentence
+from flywheel_trainer.data.books import (
+    CONSENT,
+    CONSTRAINTS,
+    DIVERSITY,
+    DUPLICATE,
+    EARLIER,
+    ERASED,
+    NO_REPLY,
+    OVER_CAP,
+    PRIVACY,
+    RETENTION,
+    SAFETY,
+    SHARED,
+    Curation,
+    all_counts,
+    all_metrics,
+    reasons,
+    refuse_empty,
+)
+from flywheel_trainer.data.constraints import Share, sentence
 from flywheel_trainer.data.retention import erased, is_over, latest, receipts
 from flywheel_trainer.data.rows import DATA_FILE, Conversation, prompt_text, read_traffic, texts_of, write_rows
 from flywheel_trainer.data.safety import classifier, unsafe_rows
-from flywheel_trainer.data.split import draw_key, held_out, is_keyed
+from flywheel_trainer.data.split import draw_key, held_out
 from flywheel_trainer.errors import ConfigError, DataError
 
 REPORT: Final = "_report.json"
 """Beside the rows; its name starts with `_`, so readers of the folder pass it by."""
-
-RETENTION: Final = "retention"
-ERASED: Final = "erased"
-EARLIER: Final = "earlierTurn"
-NO_REPLY: Final = "noReply"
-SHARED: Final = "sharedConversation"
-CONSENT: Final = "consent"
-PRIVACY: Final = "privacy"
-SAFETY: Final = "safety"
-DUPLICATE: Final = "duplicate"
-DIVERSITY: Final = "diversity"
-CONSTRAINTS: Final = "constraints"
-OVER_CAP: Final = "overCap"
-
-_METRICS: Final = {
-    RETENTION: Metric.DROPPED_RETENTION,
-    ERASED: Metric.DROPPED_ERASED,
-    CONSENT: Metric.DROPPED_CONSENT,
-    PRIVACY: Metric.DROPPED_PRIVACY,
-    SAFETY: Metric.DROPPED_SAFETY,
-    DUPLICATE: Metric.DROPPED_DUPLICATE,
-    DIVERSITY: Metric.DROPPED_DIVERSITY,
-    CONSTRAINTS: Metric.DROPPED_CONSTRAINTS,
-}
-_EVALUATION: Final = {
-    Origin.INTERNAL: Metric.EVALUATION_PROMPTS_INTERNAL,
-    Origin.USER: Metric.EVALUATION_PROMPTS_USER,
-}
-_FIXES: Final = {
-    RETENTION: "were past the time that they may be kept",
-    ERASED: "were of users who were erased",
-    EARLIER: "were earlier turns of a conversation that is there in full",
-    NO_REPLY: "had no reply of the character",
-    SHARED: "belonged to several users",
-    CONSENT: "must not be trained on",
-    PRIVACY: "held personal identifiers",
-    SAFETY: "were unsafe",
-    DUPLICATE: "were near-duplicates",
-    DIVERSITY: "said the same as others or were left out for diversity",
-    CONSTRAINTS: "would have moved the shares away from their targets",
-    OVER_CAP: "were over maxConversations",
-}
-
-
-@dataclass
-class Curation:
-    """The conversations still in, and why the others are out."""
-
-    rows: list[Conversation]
-    ctx: StageContext
-    dropped: Counter[str] = field(default_factory=Counter)
-    dropped_of: Counter[tuple[str, Origin]] = field(default_factory=Counter)
-    """The same by origin."""
-    now: datetime = field(default_factory=lambda: datetime.now(UTC))
-    """What marks of retention are compared with."""
-    redacted: int | None = None
-    """Conversations in which identifiers were replaced; None where that was not asked for."""
-    traffic: Traffic = field(default_factory=dict)
-    """What the constraints are measured against, before any filter."""
-    counts: dict[str, int] = field(default_factory=dict)
-    """What a step counts beside the conversations that it drops."""
-    shares: list[Share] = field(default_factory=list)
-    """What the constraints wanted and what came out."""
-
-    def keep(self, rows: list[Conversation], reason: str) -> None:
-        """Goes on with `rows` only."""
-        self.dropped[reason] += len(self.rows) - len(rows)
-        for origin in Origin:
-            self.dropped_of[reason, origin] += _of(origin, self.rows) - _of(origin, rows)
-        self.rows = rows
 
 
 def run(ctx: StageContext) -> StageOutcome:
@@ -122,17 +67,17 @@ def run(ctx: StageContext) -> StageOutcome:
         ctx.progress(percent=5 + 90 * number / len(_STEPS), message=message)
         step(curation, spec.params, spec.seed)
     if not curation.rows:
-        raise DataError(f"no conversation of {len(read)} is left: {_reasons(curation)}")
+        raise DataError(f"no conversation of {len(read)} is left: {reasons(curation)}")
     evaluation = [row for row in curation.rows if held_out(row.user, spec.params.holdout_fraction)]
     prompts = [row for row in curation.rows if not held_out(row.user, spec.params.holdout_fraction)]
-    _refuse_empty(prompts, evaluation, spec.params)
+    refuse_empty(prompts, evaluation, spec.params)
     write_rows(ctx.output("prompts") / DATA_FILE, _handed_on(prompts))
     write_rows(ctx.output("evaluation") / DATA_FILE, _handed_on(evaluation))
-    counts = _counts(curation, read, prompts, evaluation)
+    counts = all_counts(curation, read, prompts, evaluation)
     kept = f"kept {len(curation.rows)} of {len(read)} conversations, {len(evaluation)} of them for evaluation"
     _report(ctx, counts, curation.shares)
     return StageOutcome(
-        metrics=_metrics(curation, read, evaluation),
+        metrics=all_metrics(curation, read, evaluation),
         counts=counts,
         message="; ".join([kept, *([sentence(curation.shares)] if curation.shares else [])]),
     )
@@ -294,71 +239,3 @@ _STEPS: Final[tuple[tuple[str, Callable[[Curation, CurateParams, int], None]], .
     ("matching the shares that were asked for", _constraints),
     ("drawing conversations", _cap),
 )
-
-
-def _reasons(curation: Curation) -> str:
-    return ", ".join(f"{n} {_FIXES[reason]}" for reason, n in curation.dropped.items() if n) or "there were none"
-
-
-def _refuse_empty(prompts: list[Conversation], evaluation: list[Conversation], params: CurateParams) -> None:
-    users = len({row.user for row in (*prompts, *evaluation)})
-    share = f"holdoutFraction {params.holdout_fraction:g}"
-    if not evaluation:
-        raise DataError(
-            f"none of the {users} users left falls into the hold-out ({share}): bring more users or raise it"
-        )
-    if not prompts:
-        raise DataError(f"all of the {users} users left fall into the hold-out ({share}): bring more users or lower it")
-
-
-def _counts(
-    curation: Curation, read: list[Conversation], prompts: list[Conversation], evaluation: list[Conversation]
-) -> dict[str, int]:
-    def by_origin(name: str, rows: list[Conversation]) -> Iterator[tuple[str, int]]:
-        for origin in Origin:
-            yield f"{name}{origin.value}", _of(origin, rows)
-
-    return {
-        **dict(by_origin("read", read)),
-        **{_dropped(reason): n for reason, n in curation.dropped.items()},
-        **{f"{_dropped(reason)}{origin.value}": n for (reason, origin), n in curation.dropped_of.items()},
-        **curation.counts,
-        **dict(by_origin("prompts", prompts)),
-        **dict(by_origin("evaluation", evaluation)),
-        **{
-            f"plainUserIds{o.value}": len({r.user for r in read if r.origin is o and not is_keyed(r.user)})
-            for o in Origin
-        },
-        "promptsUsers": len({row.user for row in prompts}),
-        "evaluationUsers": len({row.user for row in evaluation}),
-    }
-
-
-def _metrics(curation: Curation, read: list[Conversation], evaluation: list[Conversation]) -> dict[Metric, Measurement]:
-    def count(value: int) -> Measurement:
-        return Measurement(value=value, n=len(read))
-
-    found = {Metric.ROWS_READ: count(len(read)), Metric.ROWS_KEPT: count(len(curation.rows))}
-    found |= {metric: count(curation.dropped[r]) for r, metric in _METRICS.items() if r in curation.dropped}
-    if curation.redacted is not None:
-        found[Metric.REDACTED_PRIVACY] = count(curation.redacted)
-    for origin, prompts in _EVALUATION.items():
-        own, kept = _of(origin, read), _of(origin, curation.rows)
-        values = {Metric.ROWS_READ: own, Metric.ROWS_KEPT: kept}
-        values |= {m: curation.dropped_of[r, origin] for r, m in _METRICS.items() if r in curation.dropped}
-        found |= {of_origin(m, origin): Measurement(value=n, n=own) for m, n in values.items() if m in BY_ORIGIN}
-        found[prompts] = count(_of(origin, evaluation))
-    return found
-
-
-def _plain_ids(origin: Origin, rows: list[Conversation]) -> set[str]:
-    """The users of an origin whose ids are not hashed as the gateway does: their hold-out is no secret."""
-    return {row.user for row in rows if row.origin is origin and not is_keyed(row.user)}
-
-
-def _of(origin: Origin, rows: list[Conversation]) -> int:
-    return sum(row.origin is origin for row in rows)
-
-
-def _dropped(reason: str) -> str:
-    return f"dropped{reason[0].upper()}{reason[1:]}"
