@@ -33,6 +33,11 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def is_first_of_its_node() -> bool:
+    """Whether this process speaks for its pod: each pod has a termination message of its own."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 @dataclass(frozen=True, slots=True)
 class StageOutcome:
     """What a stage has measured. Its outputs lie in the folders that `StageContext.output` gave."""

@@ -64,6 +64,10 @@ TRANSITIONS: Final[dict[Phase, frozenset[Phase]]] = {
 }
 
 
+RERUN: Final = frozenset({Phase.RUNNING, Phase.EVALUATING, Phase.SUSPENDED})
+"""Where the annotation rerun-from leads, from every phase behind the snapshot but Testing: the only way out of an end."""
+
+
 class Verdict(StrEnum):
     """What came out of a Generation."""
 

@@ -73,6 +73,7 @@ class StageStatus(StatusRecord):
     start_time: Time | None = Field(None, description="When the first attempt was created.")
     completion_time: Time | None = Field(None, description="When it succeeded or failed for good.")
     retry_time: Time | None = Field(None, description="When the next attempt is due.")
+    rerun: int = Field(0, ge=0, description="How often it was asked to run anew (the annotation rerun-from).")
     reused: bool = Field(False, description="Its result lay in the artefact store already; nothing was done again.")
     inputs_digest: str | None = Field(None, description="Digest of all that its result depends on.")
     manifest_uri: str | None = Field(None, description="Its manifest.")
@@ -130,7 +131,7 @@ class VerdictStatus(StatusRecord):
 class CommandStatus(StatusRecord):
     """A one-shot annotation that was acted on."""
 
-    name: str = Field(description="promote, rollback, retire or abort.")
+    name: str = Field(description="promote, rollback, retire, abort or rerun-from.")
     value: str = Field(description="The annotation's value.")
     time: Time = Field(description="When it was acted on.")
     outcome: str = Field(description="What came of it.")

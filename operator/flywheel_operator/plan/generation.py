@@ -22,6 +22,7 @@ from flywheel_operator.plan.actions import Plan
 from flywheel_operator.plan.draft import Draft
 from flywheel_operator.plan.pipeline import advance
 from flywheel_operator.plan.prerequisites import WAIT_SECONDS, Missing, Prerequisites, check, served_before
+from flywheel_operator.plan.rerun import rerun_from
 from flywheel_operator.plan.running import (
     clean_up_after_ttl,
     current_stage,
@@ -53,6 +54,8 @@ def plan(observed: ObservedGeneration) -> Plan[GenerationStatus]:
         serving.plan_deletion(draft, observed)
         _wake_mates(draft, observed)
         return draft.plan()
+    if rerun_from(draft, observed):
+        ended = False
     if ended or _adopt_production(draft, observed):
         clean_up_after_ttl(draft, generation.spec.ttl_seconds_after_finished)
     elif draft.asked(COMMAND_ABORT) is not None:

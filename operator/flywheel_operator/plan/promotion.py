@@ -105,6 +105,9 @@ def _judge(draft: Draft[GenerationStatus], observed: ObservedGeneration, snapsho
     name = observed.generation.metadata.name
     candidate = ModelRef(generation=name, uri=output.uri, digest=output.digest)
     judged = {"generation": name, "candidate": candidate.digest, "production": snapshot.production_digest}
+    if stages[Stage.EVALUATE].rerun:
+        # What was approved on other numbers is not approved on these.
+        judged["rerun"] = str(stages[Stage.EVALUATE].rerun)
     draft.set(
         gates=gates,
         win_rate=None if rate is None else _rate(rate),

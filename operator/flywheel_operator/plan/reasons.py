@@ -18,6 +18,8 @@ SERVER_STARTING: Final = "ServerStarting"
 SWITCHING: Final = "Switching"
 SERVER_NOT_READY: Final = "ServerNotReady"
 PROMOTION_REFUSED: Final = "PromotionRefused"
+RERUN: Final = "Rerun"
+RERUN_REFUSED: Final = "RerunRefused"
 
 # what a Generation waits for
 PARENT_NOT_FOUND: Final = "ParentNotFound"
