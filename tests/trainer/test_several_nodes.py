@@ -99,3 +99,54 @@ def test_zero_3_over_two_nodes_has_the_losses_of_one(workshop: Workshop, inputs:
     assert losses[0] == pytest.approx(losses[1], rel=TOLERANCE)
     assert losses[0][-1] < losses[0][0]
     assert shared.metrics[Metric.KL_AT_START].value == 0
+
+
+def test_a_first_pod_that_cannot_be_found_is_waited_for_and_then_said(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in workshop.environment(**pod(1, FLYWHEEL_MASTER_ADDRESS="nobody.invalid")).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(launch, "RENDEZVOUS_SECONDS", 0.01)
+    together = launch.gang(Stage.SFT)
+    assert together is not None
+    assert launch.run(["sft"], Stage.SFT, together) == 1
+    result = workshop.result()
+    assert result.reason is Reason.FAULT
+    assert "the first of the 2 pods, nobody.invalid, could not be found" in result.message
+
+
+def test_it_goes_on_once_the_first_pod_is_known() -> None:
+    asked: list[str] = []
+
+    def resolve(name: str) -> None:
+        asked.append(name)
+        if len(asked) < 3:
+            raise OSError("not yet")
+
+    assert launch.await_address("first", 0.5, resolve)
+    assert asked == ["first"] * 3
+
+
+def test_sigterm_while_it_waits_burns_no_retry(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLYWHEEL_TERMINATION_LOG", workshop.environment()["FLYWHEEL_TERMINATION_LOG"])
+
+    def stop(_name: str) -> bool:
+        signal.raise_signal(signal.SIGTERM)
+        return True
+
+    monkeypatch.setattr(launch, "await_address", stop)
+    assert launch.run(["sft"], Stage.SFT, launch.Gang(1, 2, 1, "first", 1)) == 143
+    assert workshop.result().reason is Reason.INTERRUPTED
+
+
+def test_every_process_is_told_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in pod(1, FLYWHEEL_PROCESSES="4").items():
+        monkeypatch.setenv(name, value)
+    together = launch.gang(Stage.SFT)
+    assert together is not None
+    told = together.environment(2)
+    assert (told["RANK"], told["WORLD_SIZE"], told["LOCAL_RANK"], told["GROUP_RANK"]) == ("6", "8", "2", "1")
+    assert (told["MASTER_ADDR"], told["MASTER_PORT"]) == ("127.0.0.1", "29500")
+    assert launch.gang(Stage.EVALUATE) is None, "it does not share its work"
+    monkeypatch.setenv("RANK", "6")
+    assert launch.gang(Stage.SFT) is None, "one of several does its own part"

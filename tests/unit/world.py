@@ -36,9 +36,9 @@ from flywheel_operator.model.observed import (
     ServerView,
 )
 from flywheel_operator.model.phases import (
+    RERUN,
     REWARD_MODEL_TERMINAL,
     REWARD_MODEL_TRANSITIONS,
-    RERUN,
     TERMINAL,
     TRANSITIONS,
     Phase,

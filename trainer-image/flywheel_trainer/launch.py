@@ -119,9 +119,7 @@ def run(arguments: Sequence[str], stage: Stage, together: Gang) -> int:
         signal.signal(signal.SIGTERM, before)
 
 
-def await_address(
-    address: str, seconds: float = RENDEZVOUS_SECONDS, resolve: Resolve = socket.gethostbyname
-) -> bool:
+def await_address(address: str, seconds: float = RENDEZVOUS_SECONDS, resolve: Resolve = socket.gethostbyname) -> bool:
     """Whether `address` has become known within `seconds`. The name of a pod is known once the pod has an address."""
     deadline = time.monotonic() + seconds
     while True:

@@ -18,6 +18,7 @@ from flywheel_contract.stage_spec import Name
 from flywheel_contract.stages import Stage
 from flywheel_operator.model.abtest import ABTestTemplate
 from flywheel_operator.model.common import (
+    SHARED_ARTIFACTS,
     DataSource,
     GatesSpec,
     RunSpec,
@@ -178,6 +179,7 @@ class GenerationSpec(RunSpec):
                 "dpo needs pairs: add recipe.rejectionSampling or data.preferences",
                 ".recipe",
             ),
+            SHARED_ARTIFACTS,
             *_needs_stage(),
         )
     )

@@ -65,7 +65,7 @@ TRANSITIONS: Final[dict[Phase, frozenset[Phase]]] = {
 
 
 RERUN: Final = frozenset({Phase.RUNNING, Phase.EVALUATING, Phase.SUSPENDED})
-"""Where the annotation rerun-from leads, from every phase behind the snapshot but Testing: the only way out of an end."""
+"""Where rerun-from leads, from every phase behind the snapshot but Testing: the only way out of an end."""
 
 
 class Verdict(StrEnum):

@@ -12,7 +12,7 @@ from flywheel_contract.stage_result import Reason, StageResult
 from flywheel_contract.stage_spec import StageSpec, inputs_digest, stage_uri
 from flywheel_contract.stages import OUTPUTS, Stage
 from flywheel_contract.uris import join_uri
-from flywheel_operator.manifests.stage import StageOwner, config_map, job, job_name
+from flywheel_operator.manifests.stage import StageOwner, config_map, job, job_name, peers
 from flywheel_operator.model.common import RetryPolicy
 from flywheel_operator.model.observed import JobState, JobView
 from flywheel_operator.model.phases import StageState
@@ -63,7 +63,9 @@ def advance(
         return _succeeded(status, spec, view, retry, now)
     if view.state is JobState.FAILED:
         return _failed(status, view, retry, now)
-    return Step(_running(status, view), requeue_after=POLL_SECONDS)
+    # Only now is there a Job that can own the Service, and be followed by it into the grave.
+    create = () if view.peers else (peers(owner, spec, view.name, view.uid),)
+    return Step(_running(status, view), create, requeue_after=POLL_SECONDS)
 
 
 def _start(status: StageStatus, spec: StageSpec, owner: StageOwner, now: datetime, unfinished: Collection[str]) -> Step:
