@@ -152,7 +152,7 @@ def _finish(ctx: StageContext, outcome: StageOutcome, started: str) -> StageResu
     if spec.stage is Stage.RESOLVE or not is_main_process():
         return StageResult(
             stage=spec.stage, reason=Reason.SUCCEEDED, message=outcome.message[:MESSAGE_MAX_LENGTH],
-            outputs=outcome.digests, metrics=outcome.metrics,
+            outputs=outcome.digests, metrics=outcome.metrics, sizes=outcome.sizes,
         )  # fmt: skip
     ctx.progress(percent=100, message="leaving the outputs")
     outputs = {name: ctx.output(name) for name in OUTPUTS[spec.stage]}

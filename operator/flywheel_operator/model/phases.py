@@ -76,6 +76,7 @@ class Verdict(StrEnum):
     REJECTED = "Rejected"
     INCONCLUSIVE = "Inconclusive"
     STALE_BASELINE = "StaleBaseline"
+    DRY_RUN = "DryRun"
 
 
 class StageState(StrEnum):

@@ -51,6 +51,9 @@ class Output(StatusRecord):
     name: str = Field(description="Name of the output.")
     uri: str = Field(description="Where it lies.")
     digest: str = Field(description="Digest over its files.")
+    rows: int | None = Field(None, description="In a dry run: rows of data.")
+    tokens: int | None = Field(None, description="In a dry run: tokens of data, estimated from a sample of rows.")
+    parameters: int | None = Field(None, description="In a dry run: parameters of a model.")
 
 
 class MetricStatus(Measurement):
@@ -128,6 +131,26 @@ class VerdictStatus(StatusRecord):
     message: str = Field(description="A sentence with the numbers.")
 
 
+class EstimatedStage(StatusRecord):
+    """What a stage would do at most."""
+
+    name: Stage = Field(description="The stage.")
+    rows: int = Field(description="Conversations, pairs or replies.")
+    tokens: int = Field(description="Tokens trained on or generated, prompts included.")
+    steps: int | None = Field(None, description="Optimiser steps.")
+    gpu_hours: float = Field(description="GPU-hours.")
+    hours: float | None = Field(None, description="Hours by the clock on the GPUs that spec.runtime asks for.")
+
+
+class EstimateStatus(StatusRecord):
+    """What a dry run found."""
+
+    gpu_hours: float = Field(description="GPU-hours of all stages.")
+    stages: list[EstimatedStage] = Field(
+        default_factory=list, description="Stage by stage.", json_schema_extra=list_map("name")
+    )
+
+
 class CommandStatus(StatusRecord):
     """A one-shot annotation that was acted on."""
 
@@ -174,6 +197,7 @@ class GenerationStatus(ObjectStatus):
 
     phase: Phase = Field(Phase.PENDING, description="Where it is in its life.")
     verdict: VerdictStatus | None = Field(None, description="What came out.")
+    estimate: EstimateStatus | None = Field(None, description="What a dry run found.")
     win_rate: str | None = Field(None, description="Win rate against the baseline, for the column.")
     snapshot: SnapshotRef | None = Field(None, description="What it runs from.")
     resolved: GenerationSpec | None = Field(None, description="The spec with every default written out.")

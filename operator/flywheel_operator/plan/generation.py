@@ -17,7 +17,7 @@ from flywheel_operator.model.status import (
     StageStatus,
     VerdictStatus,
 )
-from flywheel_operator.plan import promotion, reasons, serving
+from flywheel_operator.plan import dry_run, promotion, reasons, serving
 from flywheel_operator.plan.actions import Plan
 from flywheel_operator.plan.draft import Draft
 from flywheel_operator.plan.pipeline import advance
@@ -101,16 +101,25 @@ def _prepare(draft: Draft[GenerationStatus], observed: ObservedGeneration) -> No
         return
     draft.condition(reasons.PREREQUISITES_MET, "True", "AllFound", "parent, reward models and characters are there")
     draft.drop_condition(reasons.PARENT_CYCLE_CONDITION)
+    spec = observed.generation.spec
     if draft.status.start_time is None:
-        spec = observed.generation.spec
-        stages = [StageStatus(name=s) for s in generation_stages(spec.recipe)]
+        order = generation_stages(spec.recipe) if spec.dry_run is None else [Stage.RESOLVE]
+        stages = [StageStatus(name=s) for s in order]
         image = spec.runtime.image or observed.settings.trainer_image
         draft.set(start_time=observed.now, resolved=spec, trainer_image=image, stages=stages)
     stage = draft.status.stages[0]
     # Its success and the snapshot are written at once, so it has not ended yet.
-    resolve = resolve_generation(observed.generation.metadata.name, observed.generation.spec)
-    if _advance(draft, observed, stage, resolve).state is StageState.SUCCEEDED:
+    resolve = resolve_generation(observed.generation.metadata.name, spec)
+    if spec.dry_run is not None:
+        resolve = dry_run.counting(resolve, spec, found)
+    if _advance(draft, observed, stage, resolve).state is not StageState.SUCCEEDED:
+        return
+    if spec.dry_run is None:
         _take_snapshot(draft, observed, found)
+        return
+    verdict = dry_run.conclude(draft, spec, resolve)
+    draft.set(verdict=verdict)
+    promotion.end(draft, Phase.COMPLETED, verdict.reason, verdict.message)
 
 
 def _adopt_production(draft: Draft[GenerationStatus], observed: ObservedGeneration) -> bool:

@@ -41,7 +41,7 @@ def end(draft: Draft[GenerationStatus], phase: Phase, reason: str, message: str)
     draft.condition(reasons.PROGRESSING, "False", reason, message)
     draft.condition(reasons.COMPLETE, "True" if good else "False", reason, message)
     verdict = draft.status.verdict
-    bright = good and verdict is not None and verdict.result is Verdict.PROMOTED
+    bright = good and verdict is not None and verdict.result in (Verdict.PROMOTED, Verdict.DRY_RUN)
     draft.event("Normal" if bright else "Warning", verdict.result.value if good and verdict else phase.value, message)
 
 

@@ -38,6 +38,7 @@ GATES_FAILED: Final = "GatesFailed"
 PRODUCTION_MOVED: Final = "ProductionMoved"
 ALREADY_SERVING: Final = "AlreadyServing"
 SERVED_BEFORE: Final = "ServedBefore"
+DRY_RUN: Final = "DryRun"
 
 # the online test of a Generation
 TESTING: Final = "Testing"
