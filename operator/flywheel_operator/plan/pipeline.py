@@ -163,7 +163,9 @@ def _taken(status: StageStatus, spec: StageSpec, result: StageResult, now: datet
 
 def _sized(output: Output, given: Input, size: Size) -> Output:
     model = given.kind == "Model"
-    return output.model_copy(update={"parameters": size.amount} if model else {"rows": size.rows, "tokens": size.count})
+    return output.model_copy(
+        update={"parameters": size.amount} if model else {"rows": size.rows, "tokens": size.amount}
+    )
 
 
 def manifest_uri(spec: StageSpec) -> str:
