@@ -6,10 +6,10 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from flywheel_contract.base import Digest, Record
+from flywheel_contract.base import Digest, Name, Record
 from flywheel_contract.manifest import Measurement
 from flywheel_contract.metric_names import REPORTED_BY, Metric
-from flywheel_contract.stage_spec import API_VERSION, MAX_INPUTS, Name
+from flywheel_contract.stage_spec import API_VERSION, MAX_INPUTS
 from flywheel_contract.stages import OUTPUTS, Stage
 from flywheel_contract.uris import OutputUri
 

@@ -4,7 +4,8 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from flywheel_contract.base import Digest, Record, digest_of
+from flywheel_contract.base import Digest, Name, Record, digest_of
+from flywheel_contract.characters import Character
 from flywheel_contract.params import (
     CurateParams,
     DpoParams,
@@ -23,11 +24,6 @@ API_VERSION: Final = "contract.characterflywheel.dev/v1alpha1"
 MAX_INPUTS: Final = 20
 """So many that the result of `resolve`, a digest for each, fits into a termination message."""
 
-SYSTEM_PROMPT_MAX_LENGTH: Final = 16384
-
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=63)]
-"""A Kubernetes name."""
-
 InputKind = Literal["Data", "Model"]
 
 
@@ -41,15 +37,6 @@ class Input(Record):
     digest: Digest | None = Field(None, description="What it must be; None only while it is being resolved.")
     origin: Origin | None = Field(None, description="For traffic and preferences: where they come from.")
     weight: float = Field(1.0, description="For rewards: weight in the composite; for data: share in the mixture.")
-
-
-class Character(Record):
-    """A character that the model plays."""
-
-    name: Name
-    system_prompt: str = Field(
-        max_length=SYSTEM_PROMPT_MAX_LENGTH, description="Put before every conversation with this character."
-    )
 
 
 class _StageSpec(Record):

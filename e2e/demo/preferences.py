@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from e2e.demo.chitchat import CHARACTER, SYSTEM_PROMPT
+from flywheel_contract.characters import Character
 from flywheel_contract.params import Precision, SamplingParams
-from flywheel_contract.stage_spec import Character
 from flywheel_trainer.models import load_policy, load_tokenizer
 from flywheel_trainer.prompts import with_character
 from flywheel_trainer.sampling import sample_replies

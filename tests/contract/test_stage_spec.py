@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from flywheel_contract.base import digest_of
+from flywheel_contract.characters import Character
 from flywheel_contract.params import ResolveParams, SftParams
 from flywheel_contract.stage_spec import (
-    Character,
     EvaluateSpec,
     Input,
     ResolveSpec,

@@ -146,7 +146,7 @@ GENERATION_MISTAKES = [
     Mistake(
         "character with two prompts",
         "spec.characters[0]",
-        "exactly one of systemPrompt and systemPromptFrom",
+        "set one of systemPrompt and systemPromptFrom",
         {"characters": [{"name": "luna", "systemPrompt": "a", "systemPromptFrom": {"name": "a", "key": "b"}}]},
     ),
     Mistake(

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase, TrainerControl, TrainerState, TrainingArguments
 
 from e2e import tiny_data
-from flywheel_contract.stage_spec import Character, SftSpec
+from flywheel_contract.characters import Character
+from flywheel_contract.stage_spec import SftSpec
 from flywheel_contract.stages import Role
 from flywheel_trainer.artifacts import Store, digest_folder
 from flywheel_trainer.callbacks import History, StageCallback

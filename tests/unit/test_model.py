@@ -117,7 +117,7 @@ EVERYTHING = {
         "rejectionSampling": {}, "sft": {"lora": {}}, "dpo": {}, "rl": {},
     },
     "rewards": [{"rewardModel": "rm-1"}],
-    "characters": [{"name": "luna", "systemPrompt": "x"}],
+    "characters": [{"name": "luna", "systemPrompt": "x", "tools": [{"name": "draw", "description": "Draws."}]}],
     "gates": {"rules": [{"name": "mine", "metric": "winRate", "min": 0.5}]},
     "runtime": {"env": [{"name": "A"}], "tolerations": [{}], "stages": [{"stage": "sft"}]},
 }  # fmt: skip

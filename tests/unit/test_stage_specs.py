@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from flywheel_contract.characters import Character
 from flywheel_contract.params import CurateParams, EvaluateParams
-from flywheel_contract.stage_spec import Character, Input
+from flywheel_contract.stage_spec import Input
 from flywheel_contract.stages import OUTPUTS, Role, Stage
 from flywheel_operator.model.generation import GenerationSpec
 from flywheel_operator.model.snapshot import Snapshot

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from flywheel_contract.stage_spec import Character
+from flywheel_contract.characters import Character
 from flywheel_trainer.data.rows import Message
 from flywheel_trainer.errors import DataError
 
@@ -17,7 +17,7 @@ def with_character(
 
     An unknown character, or none, leaves the messages as they are.
     """
-    prompt = next((c.system_prompt for c in characters if c.name == character_name), None)
+    prompt = next((c.prompt for c in characters if c.name == character_name), None)
     if prompt is None:
         return list(messages)
     rest = messages[1:] if messages and messages[0]["role"] == "system" else messages

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from flywheel_contract.base import digest_of
+from flywheel_contract.characters import Character
 from flywheel_contract.gateway_config import (
     GATEWAY_CONFIG,
     KEY_DIRECTORY,
@@ -17,7 +18,6 @@ from flywheel_contract.gateway_config import (
     Moderation,
 )
 from flywheel_contract.online import GATEWAY_PORT, METRICS_PORT
-from flywheel_contract.stage_spec import Character
 from flywheel_contract.uris import claim_of, join_uri
 from flywheel_operator.manifests.common import Manifest, mounts_of, resources
 from flywheel_operator.model.names import LABEL_LINEAGE, bounded_name, lineage_key_name
@@ -63,7 +63,7 @@ def gateway(
 ) -> Beside:
     """The gateway before `upstream`; None: the model server in the same pod."""
     limits, capture, identity = spec.limits, spec.capture, spec.identity
-    prompts = [CharacterPrompt(name=c.name, system_prompt=c.system_prompt) for c in characters if c.system_prompt]
+    prompts = [CharacterPrompt(name=c.name, system_prompt=c.prompt) for c in characters]
     given = {} if upstream is None else {"upstream": upstream}
     vouched = bool(identity.trusted_proxies)
     config = GatewayConfig(

@@ -4,7 +4,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import ConfigDict, Field
 
-from flywheel_contract.base import Record
+from flywheel_contract.base import Name, Record
 from flywheel_contract.durations import Duration
 from flywheel_contract.experiment import (
     BUILTIN_NAMES,
@@ -15,7 +15,6 @@ from flywheel_contract.experiment import (
     MetricDefinition,
     MetricName,
 )
-from flywheel_contract.stage_spec import Name
 from flywheel_operator.model.common import (
     ArtifactsSpec,
     Resources,

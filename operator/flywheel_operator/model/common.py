@@ -4,9 +4,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Field
 
-from flywheel_contract.base import Record
+from flywheel_contract.base import Name, Record
 from flywheel_contract.metric_names import Metric
-from flywheel_contract.stage_spec import Name
 from flywheel_contract.stages import DISTRIBUTED, Origin, Stage
 from flywheel_contract.uris import ArtifactUri
 

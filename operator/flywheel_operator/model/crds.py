@@ -72,12 +72,18 @@ def _convert(node: Schema, definitions: dict[str, Schema], model: type[BaseModel
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:  # noqa: ANN401 -- any annotation
-    """The models in an annotation, be it optional; not those in lists, whose items have schemas of their own."""
+    """The models in an annotation, be it optional; not those in lists, which are `_item_models`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     elif get_origin(annotation) in (Union, UnionType):
         for part in get_args(annotation):
             yield from _models(part)
+
+
+def _item_models(annotation: Any) -> Iterator[type[BaseModel]]:  # noqa: ANN401 -- any annotation
+    """The models that a list holds."""
+    if get_origin(annotation) is list:
+        yield from _models(get_args(annotation)[0])
 
 
 def fill_defaults(schema: Schema, model: type[BaseModel]) -> Schema:
@@ -86,6 +92,8 @@ def fill_defaults(schema: Schema, model: type[BaseModel]) -> Schema:
         child = schema["properties"][field.alias or name]
         for inner in _models(field.annotation):
             fill_defaults(child, inner)
+        for item in _item_models(field.annotation):
+            fill_defaults(child["items"], item)
         if field.default_factory is not None:
             child["default"] = _plain(field.get_default(call_default_factory=True, validated_data={}))
     return schema

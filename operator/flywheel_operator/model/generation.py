@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from flywheel_contract.base import Record
+from flywheel_contract.base import Name, Record
 from flywheel_contract.metric_names import REPORTED_BY, Metric
 from flywheel_contract.params import (
     CurateParams,
@@ -14,7 +14,6 @@ from flywheel_contract.params import (
     RlParams,
     SftParams,
 )
-from flywheel_contract.stage_spec import Name
 from flywheel_contract.stages import Stage
 from flywheel_operator.model.abtest import ABTestTemplate
 from flywheel_operator.model.common import (

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from flywheel_contract.base import Record
-from flywheel_contract.stage_spec import SYSTEM_PROMPT_MAX_LENGTH, Name
+from flywheel_contract.base import Name, Record
+from flywheel_contract.characters import SYSTEM_PROMPT_MAX_LENGTH, Character, CharacterTraits
 from flywheel_operator.model.common import Resources, cel, validations
 
 
@@ -16,20 +16,28 @@ class ConfigMapKey(Record):
     key: Annotated[str, Field(max_length=253)] = Field(description="Key in its data.")
 
 
-class CharacterSpec(Record):
+class CharacterSpec(CharacterTraits):
     """A character that the model plays."""
 
     model_config = ConfigDict(
         json_schema_extra=validations(
             cel(
-                "has(self.systemPrompt) != has(self.systemPromptFrom)",
-                "set exactly one of systemPrompt and systemPromptFrom",
+                "!(has(self.systemPrompt) && has(self.systemPromptFrom)) && (has(self.systemPrompt) || "
+                "has(self.systemPromptFrom) || self.description != '')",
+                "set one of systemPrompt and systemPromptFrom, or a description, or one of the two and a description",
             )
         )
     )
     name: Name = Field(description="Name of the character, as rows of the traffic name it.")
-    system_prompt: str | None = Field(None, max_length=SYSTEM_PROMPT_MAX_LENGTH, description="Its system prompt.")
+    system_prompt: str | None = Field(
+        None, min_length=1, max_length=SYSTEM_PROMPT_MAX_LENGTH, description="Its system prompt, in your own words."
+    )
     system_prompt_from: ConfigMapKey | None = Field(None, description="A ConfigMap that holds its system prompt.")
+
+    def with_prompt(self, system_prompt: str) -> Character:
+        """The character as stages and gateway know it, with the system prompt that was found."""
+        traits = self.model_dump(exclude={"system_prompt", "system_prompt_from"})
+        return Character.model_validate({**traits, "system_prompt": system_prompt})
 
 
 class IdentitySpec(Record):

@@ -3,7 +3,8 @@
 from pydantic import Field
 
 from flywheel_contract.base import Record
-from flywheel_contract.stage_spec import Character, Input
+from flywheel_contract.characters import Character
+from flywheel_contract.stage_spec import Input
 from flywheel_operator.model.generation import GenerationSpec
 from flywheel_operator.model.status import ModelRef
 

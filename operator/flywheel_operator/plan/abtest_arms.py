@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
+from flywheel_contract.characters import Character
 from flywheel_contract.experiment import Arm
-from flywheel_contract.stage_spec import Character
 from flywheel_operator.manifests.common import Manifest, labels, owner_reference
 from flywheel_operator.manifests.gateway import GATEWAY, config_map, gateway, key_secret
 from flywheel_operator.manifests.server import SERVER, gateway_server, model_server

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from flywheel_contract.stage_spec import SYSTEM_PROMPT_MAX_LENGTH, Character, Input
+from flywheel_contract.characters import SYSTEM_PROMPT_MAX_LENGTH, Character
+from flywheel_contract.stage_spec import Input
 from flywheel_contract.stages import Role
 from flywheel_operator.decide.production import last_time
 from flywheel_operator.model.objects import Generation
@@ -172,22 +173,21 @@ def resolve_characters(
     """The characters with their prompts read from the ConfigMaps."""
     characters = []
     for spec in specs:
-        prompt = spec.system_prompt
-        if spec.system_prompt_from is not None:
-            source = spec.system_prompt_from
+        prompt, source = spec.system_prompt, spec.system_prompt_from
+        if source is not None:
             prompt = observed.config_maps.get(source.name, {}).get(source.key)
-        if prompt is None:
-            where = spec.system_prompt_from
-            return Missing(
-                reasons.CHARACTER_NOT_FOUND,
-                f"waits for the ConfigMap {where.name if where else '?'} with the key {where.key if where else '?'}, "
-                f"the system prompt of the character {spec.name}",
-            )
+            if not prompt:
+                return Missing(
+                    reasons.CHARACTER_NOT_FOUND,
+                    f"waits for the ConfigMap {source.name} with the key {source.key}, "
+                    f"the system prompt of the character {spec.name}",
+                )
+        prompt = prompt or ""
         if len(prompt) > SYSTEM_PROMPT_MAX_LENGTH:
             return Missing(
                 reasons.CHARACTER_INVALID,
                 f"the system prompt of the character {spec.name} has {len(prompt)} characters; "
                 f"at most {SYSTEM_PROMPT_MAX_LENGTH} are allowed",
             )
-        characters.append(Character(name=spec.name, system_prompt=prompt))
+        characters.append(spec.with_prompt(prompt))
     return characters

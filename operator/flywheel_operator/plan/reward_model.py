@@ -1,7 +1,7 @@
 """The planner of RewardModels."""
 
+from flywheel_contract.characters import Character
 from flywheel_contract.metric_names import Metric
-from flywheel_contract.stage_spec import Character
 from flywheel_contract.stages import Stage
 from flywheel_operator.decide.gates import REWARD_MODEL_GATES, describe_failures, evaluate_gates, passed, rules_in_force
 from flywheel_operator.manifests.stage import StageOwner
@@ -73,7 +73,10 @@ def _run(draft: Draft[RewardModelStatus], observed: ObservedRewardModel) -> None
     if draft.status.start_time is None:
         image = spec.runtime.image or observed.settings.trainer_image
         stages = [StageStatus(name=s) for s in REWARD_MODEL_STAGES]
-        inline = [CharacterSpec(name=c.name, system_prompt=c.system_prompt) for c in characters]
+        inline = [
+            CharacterSpec.model_validate({**c.model_dump(), "system_prompt": c.system_prompt or None})
+            for c in characters
+        ]
         resolved = spec.model_copy(update={"characters": inline})
         draft.set(start_time=observed.now, resolved=resolved, trainer_image=image, stages=stages)
     # The last stage's success and the verdict are written at once: there is always one that has not succeeded.

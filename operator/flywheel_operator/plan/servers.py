@@ -1,6 +1,5 @@
 """A Generation's model server with its gateway: everything that has to be there for it, at once."""
 
-from flywheel_contract.stage_spec import Character
 from flywheel_operator.manifests.common import labels
 from flywheel_operator.manifests.gateway import GATEWAY, Beside, config_map, config_name, gateway, key_secret
 from flywheel_operator.manifests.server import server
@@ -40,9 +39,7 @@ def beside_server(observed: ObservedGeneration) -> Beside | None:
     spec = observed.generation.spec
     if spec.serving.gateway.mode == "Disabled":
         return None
-    inline = [
-        Character(name=c.name, system_prompt=c.system_prompt) for c in spec.characters if c.system_prompt is not None
-    ]
+    inline = [c.with_prompt(c.system_prompt or "") for c in spec.characters if c.system_prompt_from is None]
     return gateway(
         image=observed.settings.gateway_image,
         spec=spec.serving.gateway,

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from flywheel_contract.characters import Character
 from flywheel_contract.params import CurateParams, EvaluateParams
 from flywheel_contract.stage_spec import (
-    Character,
     CurateSpec,
     DpoSpec,
     EvaluateSpec,
