@@ -28,31 +28,40 @@ def counting(resolve: ResolveSpec, spec: GenerationSpec, found: Prerequisites) -
     return resolve.model_copy(update={"inputs": inputs, "params": params, "characters": found.characters})
 
 
-def conclude(draft: Draft[GenerationStatus], spec: GenerationSpec, resolve: ResolveSpec) -> VerdictStatus:
-    """Writes the estimate into the status and answers the verdict."""
+def conclude(draft: Draft[GenerationStatus], spec: GenerationSpec, resolve: ResolveSpec) -> EstimateStatus:
+    """Writes the estimate and the verdict into the status."""
     counted = draft.status.stages[0].outputs
     works = estimate(spec, _sizes(resolve.inputs, counted))
-    draft.set(
-        estimate=EstimateStatus(
-            gpu_hours=_rounded(sum(w.gpu_hours for w in works)),
-            stages=[
-                EstimatedStage(
-                    name=w.stage, rows=w.rows, tokens=w.tokens, steps=w.steps, gpu_hours=_rounded(w.gpu_hours),
-                    hours=None if w.hours is None else _rounded(w.hours),
-                )
-                for w in works
-            ],
-        )
-    )  # fmt: skip
-    return VerdictStatus(result=Verdict.DRY_RUN, reason=reasons.DRY_RUN, message=table(counted, works))
+    found = EstimateStatus(gpu_hours=_rounded(sum(w.gpu_hours for w in works)), stages=[_shown(w) for w in works])
+    said = table(counted, found.stages)
+    verdict = VerdictStatus(result=Verdict.DRY_RUN, reason=reasons.DRY_RUN, message=said)
+    draft.set(estimate=found, verdict=verdict)
+    return found
 
 
-def table(counted: Sequence[Output], works: Sequence[Work]) -> str:
+def _shown(work: Work) -> EstimatedStage:
+    return EstimatedStage(
+        name=work.stage,
+        rows=work.rows,
+        tokens=work.tokens,
+        steps=work.steps,
+        gpu_hours=_rounded(work.gpu_hours),
+        hours=None if work.hours is None else _rounded(work.hours),
+    )
+
+
+def in_short(works: Sequence[EstimatedStage]) -> str:
+    """The estimate in one line, for conditions and Events."""
+    each = ", ".join(f"{w.name.value} {w.gpu_hours:.3g}" for w in works)
+    return f"nothing was trained; at most {sum(w.gpu_hours for w in works):.3g} GPU-hours: {each}"
+
+
+def table(counted: Sequence[Output], works: Sequence[EstimatedStage]) -> str:
     """The numbers in lines and columns, for `kubectl describe`."""
     lines = [("INPUT", "ROWS", "TOKENS", "PARAMETERS", "")]
     lines += [(o.name, _count(o.rows or None), _count(o.tokens), _count(o.parameters), "") for o in counted]
     lines += [("STAGE", "ROWS", "TOKENS", "STEPS", "GPU-HOURS")]
-    lines += [(w.stage.value, _count(w.rows), _count(w.tokens), _count(w.steps), f"{w.gpu_hours:.3g}") for w in works]
+    lines += [(w.name.value, _count(w.rows), _count(w.tokens), _count(w.steps), f"{w.gpu_hours:.3g}") for w in works]
     lines += [("in all", "", "", "", f"{sum(w.gpu_hours for w in works):.3g}")]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]

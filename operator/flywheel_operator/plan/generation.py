@@ -117,9 +117,8 @@ def _prepare(draft: Draft[GenerationStatus], observed: ObservedGeneration) -> No
     if spec.dry_run is None:
         _take_snapshot(draft, observed, found)
         return
-    verdict = dry_run.conclude(draft, spec, resolve)
-    draft.set(verdict=verdict)
-    promotion.end(draft, Phase.COMPLETED, verdict.reason, verdict.message)
+    estimate = dry_run.conclude(draft, spec, resolve)
+    promotion.end(draft, Phase.COMPLETED, reasons.DRY_RUN, dry_run.in_short(estimate.stages))
 
 
 def _adopt_production(draft: Draft[GenerationStatus], observed: ObservedGeneration) -> bool:
