@@ -32,11 +32,6 @@ class Source:
     tokens: int
     origin: Origin | None = None
 
-    @property
-    def mean(self) -> float:
-        """Tokens per row."""
-        return self.tokens / self.rows if self.rows else 0.0
-
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
