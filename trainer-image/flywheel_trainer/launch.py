@@ -129,7 +129,7 @@ def await_address(address: str, seconds: float = RENDEZVOUS_SECONDS, resolve: Re
             if time.monotonic() >= deadline:
                 _log.error("%s: %s", address, error)
                 return False
-            time.sleep(min(1.0, seconds))
+            time.sleep(_POLL_SECONDS)
         else:
             return True
 
