@@ -1,11 +1,14 @@
 """StageSpec: all that a stage may know. A stage is a pure function of it."""
 
+from collections.abc import Iterator
+from datetime import date, timedelta
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
 from flywheel_contract.base import Digest, Name, Record, digest_of
 from flywheel_contract.characters import Character
+from flywheel_contract.judging import StyleParams
 from flywheel_contract.params import (
     CurateParams,
     DpoParams,
@@ -24,7 +27,26 @@ API_VERSION: Final = "contract.characterflywheel.dev/v1alpha1"
 MAX_INPUTS: Final = 20
 """So many that the result of `resolve`, a digest for each, fits into a termination message."""
 
+MAX_DAYS: Final = 366
+
 InputKind = Literal["Data", "Model"]
+
+
+class DateRange(Record):
+    """Some days of a log, by its folders `date=YYYY-MM-DD`; both ends belong to it."""
+
+    first: date = Field(description="The first day.")
+    last: date = Field(description="The last day; it must be over (UTC) when the data is read.")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not 0 <= (self.last - self.first).days < MAX_DAYS:
+            raise ValueError(f"dates: last is {self.last}: not before first, and at most {MAX_DAYS} days with it")
+        return self
+
+    def days(self) -> Iterator[date]:
+        """The days, in their order."""
+        return (self.first + timedelta(days=n) for n in range((self.last - self.first).days + 1))
 
 
 class Input(Record):
@@ -36,6 +58,7 @@ class Input(Record):
     uri: OutputUri
     digest: Digest | None = Field(None, description="What it must be; None only while it is being resolved.")
     origin: Origin | None = Field(None, description="For traffic and preferences: where they come from.")
+    dates: DateRange | None = Field(None, description="Only these days of a folder that holds `date=` folders.")
     weight: float = Field(1.0, description="For rewards: weight in the composite; for data: share in the mixture.")
 
 
@@ -46,6 +69,7 @@ class _StageSpec(Record):
     artifacts: ArtifactUri = Field(description="The root under which all outputs go.")
     inputs: list[Input] = Field(default_factory=list, max_length=MAX_INPUTS)
     characters: list[Character] = Field(default_factory=list, max_length=64)
+    style: StyleParams = Field(default_factory=StyleParams, description="Artefacts that reports of replies look for.")
     seed: int = Field(0, ge=0, lt=2**31)
     resume: bool = Field(True, description="Go on from a checkpoint of an earlier attempt where there is one.")
     rerun: int = Field(0, ge=0, description="How often it was asked to run anew; each time it leaves its own results.")
@@ -122,6 +146,7 @@ def inputs_digest(spec: StageSpec) -> Digest:
             "seed": spec.seed,
             "params": spec.params.to_json(),
             "characters": [c.to_json() for c in spec.characters],
+            "style": spec.style.to_json(),
             "inputs": [i.model_dump(mode="json", by_alias=True, exclude=where) for i in spec.inputs],
         }
     )

@@ -11,6 +11,7 @@ from flywheel_contract.base import digest_of
 from flywheel_contract.characters import Character
 from flywheel_contract.params import ResolveParams, SftParams
 from flywheel_contract.stage_spec import (
+    DateRange,
     EvaluateSpec,
     Input,
     ResolveSpec,
@@ -112,3 +113,14 @@ def test_what_nobody_knows_is_refused() -> None:
         _ANY.validate_python(sft().to_json() | {"extra": 1})
     with pytest.raises(ValidationError):
         SftParams(learning_rate=float("nan"))
+
+
+@pytest.mark.parametrize(("first", "last"), [("2026-03-02", "2026-03-01"), ("2026-01-01", "2027-01-02")])
+def test_days_that_are_no_range_are_refused(first: str, last: str) -> None:
+    with pytest.raises(ValidationError, match="dates: last is"):
+        DateRange.model_validate({"first": first, "last": last})
+
+
+def test_a_range_holds_both_ends() -> None:
+    dates = DateRange.model_validate({"first": "2026-02-27", "last": "2026-03-01"})
+    assert [str(day) for day in dates.days()] == ["2026-02-27", "2026-02-28", "2026-03-01"]

@@ -30,6 +30,7 @@ class Mistake:
 
 
 TRAFFIC = {"name": "staff", "origin": "Internal"}
+LOG = {"name": "chats", "origin": "User", "uri": "pvc://claim/runs/luna/traffic/turns"}
 SFT_ONLY = {"rejectionSampling": None, "dpo": None, "rl": None}
 
 GENERATION_MISTAKES = [
@@ -48,6 +49,18 @@ GENERATION_MISTAKES = [
     ),
     Mistake(
         "a reward twice", "spec.rewards[1]", "Duplicate", {"rewards": [{"rewardModel": "a"}, {"rewardModel": "a"}]}
+    ),
+    Mistake(
+        "days in the wrong order",
+        "spec.data.traffic[0].dates.last",
+        "must not be before dates.first",
+        {"data": {"traffic": [LOG | {"dates": {"first": "2026-03-08", "last": "2026-03-02"}}]}},
+    ),
+    Mistake(
+        "a day that no calendar has",
+        "spec.data.traffic[0].dates.first",
+        "must be of type date",
+        {"data": {"traffic": [LOG | {"dates": {"first": "2026-02-30", "last": "2026-03-02"}}]}},
     ),
     Mistake("no recipe", "spec.recipe", "Required", {"recipe": None}),
     Mistake(

@@ -23,6 +23,7 @@ from flywheel_trainer.runner import run_stage
 Json = dict[str, Any]
 TINY: Json = {"batchSize": 8, "maxLength": 96}
 """Every training stage's parameters start from these."""
+UNTRAINED = ("resolve", "curate")
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Workshop:
             "inputs": inputs,
             "characters": [{"name": tiny_data.CHARACTER, "systemPrompt": tiny_data.SYSTEM_PROMPT}],
             "seed": 7,
-            "params": {**TINY, **params},
+            "params": {**(TINY if stage not in UNTRAINED else {}), **params},
         }
         path = self.root / f"{stage}.json"
         path.write_text(json.dumps(spec), encoding="utf-8")

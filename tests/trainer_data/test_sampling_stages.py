@@ -61,6 +61,9 @@ def test_best_and_worst_of_the_samples_are_kept(model_bench: Workbench, sampled:
     assert metrics[Metric.SAMPLES_DRAWN].value == 60
     assert metrics[Metric.ACCEPTED_REWARD].value > metrics[Metric.REJECTED_REWARD].value
     assert metrics[Metric.ACCEPTED_REWARD].value == pytest.approx(np.mean([row["reward"] for row in raw]), rel=1e-4)
+    style = json.loads((model_bench.folder(sampled) / "style/style.json").read_text())
+    assert style["rows"] == 20
+    assert set(style["artefacts"]["length"]) == {"accepted", "rejected", "increase", "rewardCorrelation"}
 
 
 @pytest.mark.training

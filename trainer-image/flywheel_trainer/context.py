@@ -19,6 +19,7 @@ from flywheel_contract.stage_result import Size
 from flywheel_contract.stage_spec import Input, StageSpec, stage_uri
 from flywheel_contract.stages import Origin, Role, Stage
 from flywheel_contract.uris import parse_uri
+from flywheel_trainer import days
 from flywheel_trainer.artifacts import Store, digest_folder, size_of
 from flywheel_trainer.errors import ConfigError, DataError, Interrupted, ModelError, SpecError, StopNow
 from flywheel_trainer.progress import ProgressBoard, monotonic
@@ -197,7 +198,12 @@ class StageContext:
 
     def _checked(self, spec: Input) -> LocalInput:
         error = DataError if spec.kind == "Data" else ModelError
-        path = self.store.local(spec.uri)
+        if spec.dates is not None:
+            if self.spec.stage is Stage.RESOLVE:
+                days.refuse_unfinished(spec)
+            path = days.gather(self.store, spec, self.work / "days" / spec.name)
+        else:
+            path = self.store.local(spec.uri)
         if not path.exists():
             raise error(f"input {spec.name}: {spec.uri} does not exist")
         if self.spec.stage is Stage.RESOLVE:

@@ -5,7 +5,9 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import ConfigDict, Field
 
 from flywheel_contract.base import Name, Record
+from flywheel_contract.judging import StyleParams
 from flywheel_contract.metric_names import Metric
+from flywheel_contract.stage_spec import MAX_DAYS, DateRange
 from flywheel_contract.stages import DISTRIBUTED, Origin, Stage
 from flywheel_contract.uris import ArtifactUri
 
@@ -68,9 +70,25 @@ class ArtifactsSpec(Record):
 class DataSource(Record):
     """A file, or a folder of files, in JSON Lines or Parquet."""
 
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            cel(
+                "!has(self.dates) || (self.dates.first <= self.dates.last && "
+                f"self.dates.last - self.dates.first < duration('{24 * MAX_DAYS}h'))",
+                f"dates.last must not be before dates.first, nor {MAX_DAYS} days or more after it",
+                ".dates.last",
+            )
+        )
+    )
+
     name: SourceName = Field(description="Name of the source in status and reports.")
     origin: Origin = Field(description="Internal (employees, annotators) or User (production).")
     uri: SafeUri = Field(description="Where the rows lie.")
+    dates: DateRange | None = Field(
+        None,
+        description="Only these days of a folder with date=YYYY-MM-DD folders, such as a lineage's log "
+        "(<artifacts>/<lineage>/traffic/turns). Today's files still change, so a log needs it.",
+    )
 
 
 class ModelUri(Record):
@@ -317,6 +335,9 @@ class RunSpec(Record):
     artifacts: ArtifactsSpec = Field(description="Where outputs go.")
     runtime: Runtime = Field(default_factory=Runtime, description="How the pods run.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of all draws.")
+    style: StyleParams = Field(
+        default_factory=StyleParams, description="Style artefacts that the reports look for in replies."
+    )
     suspend: bool = Field(False, description="Stop the running Job (a checkpoint is saved) and start no other.")
     retry_policy: RetryPolicy = Field(default_factory=RetryPolicy, description="Retries of broken stages.")
     active_deadline_seconds: int | None = Field(

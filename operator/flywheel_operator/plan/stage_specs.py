@@ -42,11 +42,18 @@ def resolve_generation(name: str, spec: GenerationSpec) -> ResolveSpec:
     """Everything that the spec names by URI, to be looked at and given a digest."""
     inputs = [
         *(
-            Input(name=f"traffic-{s.name}", role=Role.TRAFFIC, kind="Data", uri=s.uri, origin=s.origin)
+            Input(name=f"traffic-{s.name}", role=Role.TRAFFIC, kind="Data", uri=s.uri, origin=s.origin, dates=s.dates)
             for s in spec.data.traffic
         ),
         *(
-            Input(name=f"preferences-{s.name}", role=Role.PREFERENCES, kind="Data", uri=s.uri, origin=s.origin)
+            Input(
+                name=f"preferences-{s.name}",
+                role=Role.PREFERENCES,
+                kind="Data",
+                uri=s.uri,
+                origin=s.origin,
+                dates=s.dates,
+            )
             for s in spec.data.preferences
         ),
         *(Input(name=f"sft-{s.name}", role=Role.SFT_DATA, kind="Data", uri=s.uri) for s in spec.data.sft),
@@ -55,7 +62,9 @@ def resolve_generation(name: str, spec: GenerationSpec) -> ResolveSpec:
         inputs.append(Input(name="general", role=Role.GENERAL, kind="Data", uri=spec.evaluation.general))
     if spec.parent.model is not None:
         inputs.append(Input(name=PARENT_INPUT, role=Role.POLICY, kind="Model", uri=spec.parent.model))
-    return ResolveSpec(owner=name, group=spec.lineage, artifacts=spec.artifacts.uri, inputs=inputs, seed=spec.seed)
+    return ResolveSpec(
+        owner=name, group=spec.lineage, artifacts=spec.artifacts.uri, inputs=inputs, style=spec.style, seed=spec.seed
+    )
 
 
 def resolve_reward_model(name: str, model: RewardModel) -> ResolveSpec:
@@ -63,12 +72,21 @@ def resolve_reward_model(name: str, model: RewardModel) -> ResolveSpec:
     spec = model.spec
     inputs = [
         *(
-            Input(name=f"preferences-{s.name}", role=Role.PREFERENCES, kind="Data", uri=s.uri, origin=s.origin)
+            Input(
+                name=f"preferences-{s.name}",
+                role=Role.PREFERENCES,
+                kind="Data",
+                uri=s.uri,
+                origin=s.origin,
+                dates=s.dates,
+            )
             for s in spec.preferences
         ),
         Input(name=PARENT_INPUT, role=Role.POLICY, kind="Model", uri=spec.base_model),
     ]
-    return ResolveSpec(owner=name, group="reward-models", artifacts=spec.artifacts.uri, inputs=inputs, seed=spec.seed)
+    return ResolveSpec(
+        owner=name, group="reward-models", artifacts=spec.artifacts.uri, inputs=inputs, style=spec.style, seed=spec.seed
+    )
 
 
 def with_digests(inputs: Sequence[Input], resolved: Sequence[Output]) -> list[Input]:
@@ -94,6 +112,7 @@ def reward_model_spec(
         artifacts=resolve.artifacts,
         inputs=with_digests(resolve.inputs, resolved),
         characters=characters,
+        style=model.spec.style,
         seed=model.spec.seed,
         params=model.spec.training,
     )
@@ -120,7 +139,7 @@ def training_stage(stage: Stage, name: str, snapshot: Snapshot, done: Mapping[St
             return CurateSpec(**common, inputs=traffic, params=_plain(CurateParams, spec.curation))
         case Stage.REJECTION_SAMPLE if recipe.rejection_sampling is not None:
             inputs = [_output(done, Stage.CURATE, "prompts", Role.PROMPTS), policy, *rewards]
-            return RejectionSampleSpec(**common, inputs=inputs, params=recipe.rejection_sampling)
+            return RejectionSampleSpec(**common, style=spec.style, inputs=inputs, params=recipe.rejection_sampling)
         case Stage.SFT if recipe.sft is not None:
             source = (
                 _output(done, Stage.REJECTION_SAMPLE, "accepted", Role.ACCEPTED)
@@ -134,7 +153,7 @@ def training_stage(stage: Stage, name: str, snapshot: Snapshot, done: Mapping[St
             pairs = [_output(done, Stage.REJECTION_SAMPLE, "pairs", Role.PAIRS)] if sampled else []
             own = _by_role(data, Role.PREFERENCES)
             inputs = [policy, *pairs, *own, *_judging(done, own)]
-            return DpoSpec(**common, inputs=inputs, params=recipe.dpo)
+            return DpoSpec(**common, style=spec.style, inputs=inputs, params=recipe.dpo)
         case Stage.RL if recipe.rl is not None:
             inputs = [_output(done, Stage.CURATE, "prompts", Role.PROMPTS), policy, *rewards]
             return RlSpec(**common, inputs=inputs, params=recipe.rl)
@@ -146,7 +165,9 @@ def training_stage(stage: Stage, name: str, snapshot: Snapshot, done: Mapping[St
                 *_by_role(data, Role.GENERAL),
                 *rewards,
             ]
-            return EvaluateSpec(**common, inputs=inputs, params=_plain(EvaluateParams, spec.evaluation))
+            return EvaluateSpec(
+                **common, style=spec.style, inputs=inputs, params=_plain(EvaluateParams, spec.evaluation)
+            )
     raise ValueError(f"stage {stage} is not part of the recipe")
 
 

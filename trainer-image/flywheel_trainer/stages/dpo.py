@@ -7,9 +7,9 @@ from trl import DPOConfig, DPOTrainer
 from flywheel_contract.manifest import Measurement
 from flywheel_contract.metric_names import Metric
 from flywheel_contract.stages import Role
-from flywheel_trainer import reports, training
+from flywheel_trainer import reports, style_report, training
 from flywheel_trainer.callbacks import History
-from flywheel_trainer.context import StageContext, StageOutcome
+from flywheel_trainer.context import StageContext, StageOutcome, is_main_process
 from flywheel_trainer.data.rows import Message
 from flywheel_trainer.examples import encode_pair, encode_replies, preferences, require, without_judged
 from flywheel_trainer.models import read_policy
@@ -58,6 +58,8 @@ def _pairs(ctx: StageContext, tokenizer: PreTrainedTokenizerBase) -> tuple[list[
             prompt = fitted[0][: -len(row.chosen)]
             pairs.append({"prompt": prompt, "chosen": list(row.chosen), "rejected": list(row.rejected)})
     require(pairs, "stage dpo")
+    if is_main_process():
+        style_report.leave_pairs(ctx, rows)
     return pairs, {
         "rows": len(given),
         "dropped-held-out": len(given) - len(rows),

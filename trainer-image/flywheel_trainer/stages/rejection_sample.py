@@ -17,7 +17,7 @@ from flywheel_contract.metric_names import Metric
 from flywheel_contract.params import RejectionSampleParams
 from flywheel_contract.stage_spec import RejectionSampleSpec
 from flywheel_contract.stages import Role
-from flywheel_trainer import intervals, models
+from flywheel_trainer import intervals, models, style_report
 from flywheel_trainer.context import StageContext, StageOutcome
 from flywheel_trainer.data.rows import DATA_FILE, Conversation, Message, read_traffic, write_rows
 from flywheel_trainer.data.split import draw_key
@@ -62,6 +62,7 @@ def run(ctx: StageContext) -> StageOutcome:
         raise DataError(
             f"none of the {sum(map(len, replies))} sampled replies has any text: check the policy's template"
         )
+    style_report.leave_samples(ctx, [row.user for row in rows], [prefix(row) for row in rows], replies, rewards)
     write_rows(ctx.output("accepted") / DATA_FILE, selection.accepted)
     write_rows(ctx.output("pairs") / DATA_FILE, selection.pairs)
     return _outcome(selection, sum(map(len, replies)), spec.seed)

@@ -11,7 +11,7 @@ from typing import Final
 from flywheel_contract.base import Digest
 from flywheel_contract.stage_spec import Input
 from flywheel_contract.stages import Role
-from flywheel_trainer import counting
+from flywheel_trainer import counting, style
 from flywheel_trainer.artifacts import digest_folder
 from flywheel_trainer.context import LocalInput, StageContext, StageOutcome
 from flywheel_trainer.data.rows import data_files
@@ -25,9 +25,11 @@ def run(ctx: StageContext) -> StageOutcome:
     """Answers the digest of each input by its name.
 
     Raises:
+        ConfigError: a pattern of spec.style cannot be used.
         DataError: data is missing or empty, or not what the spec says it must be.
         ModelError: a model folder is missing or refused, or of the wrong kind for its role.
     """
+    style.features(ctx.spec.style)
     found = [i for role in Role for i in ctx.inputs(role)]
     digests: dict[str, Digest] = {}
     notes = []

@@ -15,8 +15,8 @@ from flywheel_contract.manifest import Measurement
 from flywheel_contract.metric_names import Metric
 from flywheel_contract.params import RewardModelParams
 from flywheel_contract.stages import Origin, Role
-from flywheel_trainer import intervals, probes, reports, training
-from flywheel_trainer.context import StageContext, StageOutcome
+from flywheel_trainer import intervals, probes, reports, style_report, training
+from flywheel_trainer.context import StageContext, StageOutcome, is_main_process
 from flywheel_trainer.data.rows import Message, Preference
 from flywheel_trainer.data.split import held_out
 from flywheel_trainer.examples import encode_pair, preferences, require
@@ -97,6 +97,8 @@ def _split(ctx: StageContext, tokenizer: PreTrainedTokenizerBase) -> tuple[list[
         (measured if held_out(row.user, params.holdout_fraction) else fitted).append(Pair(row, *pair))
     require(fitted, "stage reward-model, pairs to train on")
     require(measured, "stage reward-model, pairs of held-out users")
+    if is_main_process():
+        style_report.leave_pairs(ctx, [pair.row for pair in fitted + measured])
     return fitted, measured, counts | {"train-pairs": len(fitted), "held-out-pairs": len(measured)}
 
 

@@ -1,0 +1,110 @@
+"""Online tests on a real cluster: served models, router, gateways, people who like one of them better, a verdict."""
+
+import json
+from contextlib import ExitStack
+
+import pytest
+
+from e2e import tiny_model
+from e2e.kubectl import Manifest
+from e2e.population.job import Population
+from e2e.world.online import abtest, claim_path, ended, in_phase, nobody_lost, people, put_voices, running
+from e2e.world.world import World
+
+pytestmark = pytest.mark.cluster
+
+LIKED, WORSE, SILENT, NEXT = "liked", "worse", "silent", "next-in-line"
+
+
+@pytest.fixture(scope="module")
+def tests(world: World, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Three tests of three lineages at the same time, and one that waits in line."""
+    scratch = tmp_path_factory.mktemp("voices")
+    tiny_model.build(scratch / "base")
+    put_voices(world, scratch / "base", scratch / "taught", "asking", "plain", "curt")
+    world.kubectl.apply(
+        abtest(LIKED, LIKED, control="plain", treatment="asking"),
+        abtest(WORSE, WORSE, control="plain", treatment="curt"),
+        abtest(SILENT, SILENT, control="plain", treatment="asking", duration="20s"),
+    )
+    in_phase(world, SILENT, ("Provisioning", "Running"), 60)
+    world.kubectl.apply(abtest(NEXT, SILENT, control="plain", treatment="curt"))
+    return world
+
+
+@pytest.fixture(scope="module")
+def crowd(tests: World) -> dict[str, Population]:
+    """A population at each of two lineages, until it has lived its days; nobody comes to the third."""
+    with ExitStack() as stack:
+        for name in (LIKED, WORSE):
+            running(tests, name)
+        found = {name: stack.enter_context(people(tests, name)) for name in (LIKED, WORSE)}
+        for name in found:
+            ended(tests, name)
+        return found
+
+
+def test_one_test_of_a_lineage_at_a_time_and_the_next_says_that_it_waits(tests: World) -> None:
+    waiting = in_phase(tests, NEXT, ("Pending",), 30)
+    assert f"in line behind {SILENT}" in _message(waiting, "Progressing")
+    tests.kubectl.annotate("abt", NEXT, abort="changed-my-mind")
+    assert ended(tests, NEXT, 30)["phase"] == "Aborted"
+    assert tests.kubectl.get("deployment", f"{NEXT}-treatment") is None
+
+
+def test_a_model_that_people_like_wins(tests: World, crowd: dict[str, Population]) -> None:
+    status = ended(tests, LIKED)
+    assert status["verdict"]["result"] == "TreatmentWins", status
+    assert status["verdict"]["reason"] == "PrimaryLifted"
+    assert "messagesPerUser +" in status["verdict"]["message"]
+    nobody_lost(crowd[LIKED].tally())
+    assert status["trial"] is True
+    assert status["day"] == "5/5 (trial)"
+    primary = status["metrics"][0]
+    assert primary["outcome"] == "Above"
+    assert 0 < primary["low"] < primary["lift"] < primary["high"]
+    assert [run["name"] for run in status["runs"]] == ["baseline", "day-1", "day-2", "day-3", "day-4", "final"]
+    assert all(run["state"] == "Succeeded" for run in status["runs"])
+
+
+def test_a_model_that_people_like_less_loses(tests: World, crowd: dict[str, Population]) -> None:
+    status = ended(tests, WORSE)
+    assert status["verdict"]["result"] == "ControlWins", status
+    nobody_lost(crowd[WORSE].tally())
+    assert status["metrics"][0]["high"] < 0
+
+
+def test_without_people_there_is_no_verdict(tests: World) -> None:
+    status = ended(tests, SILENT)
+    assert (status["verdict"]["result"], status["verdict"]["reason"]) == ("Inconclusive", "NoData")
+
+
+def test_the_numbers_are_explained_and_kept(tests: World, crowd: dict[str, Population]) -> None:
+    assert crowd
+    columns = tests.kubectl("get", "abt", LIKED).splitlines()
+    assert columns[0].split() == ["NAME", "PHASE", "DAY", "EXPOSED", "LIFT", "VERDICT", "AGE"], columns
+    status = ended(tests, LIKED)
+    assert status["exposed"] in columns[1]
+    assert "TreatmentWins" in columns[1]
+    assert "what it can see is not known" in _message(status, "Powered")
+    assert any(e.startswith("TreatmentWins: messagesPerUser +") for e in tests.events(LIKED))
+    final = status["runs"][-1]
+    report = json.loads(tests.loader.run("cat", claim_path(final["reportUri"])))
+    measured = next(m for m in report["metrics"] if m["name"] == "messagesPerUser")
+    assert measured["lift"] == pytest.approx(status["metrics"][0]["lift"])
+    assert f"{report['users']['control']}/{report['users']['treatment']}" == status["exposed"]
+
+
+def test_what_the_test_used_is_gone(tests: World, crowd: dict[str, Population]) -> None:
+    assert crowd
+    for name in (LIKED, WORSE, SILENT):
+        tests.kubectl.wait("abt", name, lambda _, of=name: _pods(tests, of) == [], 120)
+
+
+def _pods(world: World, name: str) -> list[str]:
+    pods = world.kubectl.list("pods", f"characterflywheel.dev/owner={name}")
+    return [p["metadata"]["name"] for p in pods if p["status"]["phase"] in ("Pending", "Running")]
+
+
+def _message(status: Manifest, condition: str) -> str:
+    return next((c["message"] for c in status.get("conditions", []) if c["type"] == condition), "")
