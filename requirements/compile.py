@@ -19,9 +19,7 @@ CPU_TORCH = "torch==2.13.0+cpu"
 def compile_file(out: str, *source: str) -> None:
     """Resolves `source` (arguments of `uv pip compile`) into requirements/`out`; existing pins stay where they fit."""
     members = [word for m in MEMBERS for word in ("--no-emit-package", m)]
-    # pip wants the extras of a pinned requirement (typepy[datetime]) on the pin as well.
-    extras = "--no-strip-extras"
-    options = ["--generate-hashes", extras, "--python-version", "3.11", "--no-header", "--no-annotate", "-q"]
+    options = ["--generate-hashes", "--python-version", "3.11", "--no-header", "--no-annotate", "-q"]
     uv = str(REPOSITORY / ".venv/bin/uv") if (REPOSITORY / ".venv/bin/uv").exists() else "uv"
     subprocess.check_call(
         [uv, "pip", "compile", *options, *members, *source, "-o", str(HERE / out)],
@@ -45,7 +43,7 @@ def main() -> None:
         override.write_text(CPU_TORCH + "\n")
         versions = Path(folder, "versions.txt")
         lines = (HERE / "dev-cuda.txt").read_text().splitlines()
-        pins = [line.removesuffix(" \\") for line in lines if "==" in line and not line.startswith(("torch==", " "))]
+        pins = [line.split(" ")[0] for line in lines if "==" in line and not line.startswith(("torch==", " "))]
         versions.write_text("\n".join(pins) + "\n")
         links = [word for link in os.environ.get("PIP_FIND_LINKS", "").split() for word in ("--find-links", link)]
         cpu = ("--override", str(override), "--constraint", str(versions), *links)

@@ -3,19 +3,29 @@
 from enum import StrEnum
 from typing import Final
 
-from flywheel_contract.stages import Stage
+from flywheel_contract.stages import Origin, Stage
 
 
 class Metric(StrEnum):
     """Every metric by its name on the wire. Rates and shares are 0 to 1."""
 
-    # curate
+    # curate, in conversations
     ROWS_READ = "rowsRead"
     ROWS_KEPT = "rowsKept"
     DROPPED_PRIVACY = "droppedPrivacy"
     DROPPED_SAFETY = "droppedSafety"
     DROPPED_CONSENT = "droppedConsent"
     DROPPED_DUPLICATE = "droppedDuplicate"
+    DROPPED_DIVERSITY = "droppedDiversity"
+    DROPPED_CONSTRAINTS = "droppedConstraints"
+    ROWS_READ_INTERNAL = "rowsReadInternal"
+    ROWS_READ_USER = "rowsReadUser"
+    ROWS_KEPT_INTERNAL = "rowsKeptInternal"
+    ROWS_KEPT_USER = "rowsKeptUser"
+    DROPPED_PRIVACY_INTERNAL = "droppedPrivacyInternal"
+    DROPPED_PRIVACY_USER = "droppedPrivacyUser"
+    DROPPED_SAFETY_INTERNAL = "droppedSafetyInternal"
+    DROPPED_SAFETY_USER = "droppedSafetyUser"
     EVALUATION_PROMPTS_INTERNAL = "evaluationPromptsInternal"
     EVALUATION_PROMPTS_USER = "evaluationPromptsUser"
 
@@ -70,6 +80,20 @@ _TRAINING: Final = (
     Metric.PEAK_MEMORY_BYTES,
 )
 
+BY_ORIGIN: Final = (
+    Metric.ROWS_READ,
+    Metric.ROWS_KEPT,
+    Metric.DROPPED_PRIVACY,
+    Metric.DROPPED_SAFETY,
+)
+"""What curate reports of each origin too; a result has no room for every reason, its report has (_report.json)."""
+
+
+def of_origin(metric: Metric, origin: Origin) -> Metric:
+    """The metric of one origin's rows that belongs to the metric of all."""
+    return Metric(f"{metric.value}{origin.value}")
+
+
 REPORTED_BY: Final[dict[Stage, tuple[Metric, ...]]] = {
     Stage.RESOLVE: (),
     Stage.CURATE: (
@@ -79,6 +103,9 @@ REPORTED_BY: Final[dict[Stage, tuple[Metric, ...]]] = {
         Metric.DROPPED_SAFETY,
         Metric.DROPPED_CONSENT,
         Metric.DROPPED_DUPLICATE,
+        Metric.DROPPED_DIVERSITY,
+        Metric.DROPPED_CONSTRAINTS,
+        *(of_origin(m, o) for m in BY_ORIGIN for o in Origin),
         Metric.EVALUATION_PROMPTS_INTERNAL,
         Metric.EVALUATION_PROMPTS_USER,
     ),

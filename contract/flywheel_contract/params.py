@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from flywheel_contract.base import Record
+from flywheel_contract.curation_params import ConstraintsParams, DiversityParams
 
 
 class Precision(StrEnum):
@@ -94,6 +95,12 @@ class CurateParams(Record):
     safety: SafetyParams = Field(default_factory=SafetyParams, description="The safety filter.")
     near_duplicates: NearDuplicateParams = Field(
         default_factory=NearDuplicateParams, description="Near-duplicate pruning."
+    )
+    diversity: DiversityParams | None = Field(
+        None, description="Pruning by meaning (embeddings and clusters), after the near-duplicates; left out, none."
+    )
+    constraints: ConstraintsParams | None = Field(
+        None, description="Shares that the kept conversations shall have along named dimensions; left out, none."
     )
     require_consent: bool = Field(True, description="Drop rows whose consent says that they must not be trained on.")
     holdout_fraction: float = Field(

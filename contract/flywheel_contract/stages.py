@@ -56,6 +56,8 @@ class Role(StrEnum):
     """The model that the candidate is judged against (evaluate)."""
     REWARD = "reward"
     """A trained reward model, with its weight."""
+    EMBEDDER = "embedder"
+    """A sentence-transformers model (curate); without one the embedded model is used."""
 
 
 OUTPUTS: Final[dict[Stage, tuple[str, ...]]] = {

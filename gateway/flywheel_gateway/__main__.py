@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import json
 import logging
 import sys
 from datetime import UTC, datetime
@@ -81,6 +82,8 @@ def _expire(parsed: argparse.Namespace) -> int:
 
 def _hash_ids(parsed: argparse.Namespace) -> int:
     keys = Keys(read_key(parsed.key_file))
+    if parsed.json_lines:
+        return _hash_json_lines(keys, parsed.column or "user")
     writer = csv.writer(sys.stdout, lineterminator="\n")
     rows = csv.reader(sys.stdin)
     column = 0
@@ -94,6 +97,22 @@ def _hash_ids(parsed: argparse.Namespace) -> int:
         if len(row) <= column or not is_user_id(row[column]):
             raise ConfigError(f"line {rows.line_num}: no user id in column {column + 1}")
         writer.writerow([*row[:column], keys.hash_user(row[column]), *row[column + 1 :]])
+    return int(ExitCode.DONE)
+
+
+def _hash_json_lines(keys: Keys, field: str) -> int:
+    """Traffic from elsewhere: rows as docs/data.md describes them, their users hashed as the gateway does."""
+    for number, line in enumerate(sys.stdin, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"line {number} is no JSON ({error.msg}): write one object per line") from error
+        user = row.get(field) if isinstance(row, dict) else None
+        if not isinstance(user, str) or not is_user_id(user):
+            raise ConfigError(f"line {number}: no user id in the field {field}")
+        print(json.dumps({**row, field: keys.hash_user(user)}, ensure_ascii=False))
     return int(ExitCode.DONE)
 
 
@@ -123,9 +142,12 @@ def _parser() -> argparse.ArgumentParser:
     expire_.add_argument("--store", required=True, help="URI of the lineage's log")
     expire_.set_defaults(run=_expire)
 
-    hash_ids = commands.add_parser("hash-ids", help="CSV from standard input with the user ids hashed")
+    hash_ids = commands.add_parser("hash-ids", help="CSV or JSON Lines from standard input with the user ids hashed")
     hash_ids.add_argument("--key-file", type=Path, required=True, help="the lineage's key")
     hash_ids.add_argument("--column", help="name of the column in the first line; left out, the first column, no names")
+    hash_ids.add_argument(
+        "--json-lines", action="store_true", help="objects instead of CSV; --column is the field, default: user"
+    )
     hash_ids.set_defaults(run=_hash_ids)
     return parser
 

@@ -302,6 +302,34 @@ def test_ids_are_hashed_as_the_gateway_does(
         assert main(["hash-ids", "--key-file", str(key), "--column", column]) == ExitCode.CONFIG
 
 
+def test_ids_in_json_lines_are_hashed_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = tmp_path / "key"
+    key.write_bytes(KEY)
+    command = ["hash-ids", "--key-file", str(key), "--json-lines"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO('{"user":"anna","origin":"User","n":[1]}\n\n{"user":"ben"}\n'))
+    assert main(command) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert rows == [{"user": KEYS.hash_user("anna"), "origin": "User", "n": [1]}, {"user": KEYS.hash_user("ben")}]
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO('{"who":"anna"}\n'))
+    assert main([*command, "--column", "who"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"who": KEYS.hash_user("anna")}
+
+    for text in (
+        "{\n",
+        "null\n",
+        '{"user":null}\n',
+        '{"user":7}\n',
+        '{"user":""}\n',
+        json.dumps({"user": "x" * 999}) + "\n",
+    ):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+        assert main(command) == ExitCode.CONFIG
+        assert "anna" not in capsys.readouterr().out
+
+
 def test_erase_and_expire_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "events" / "date=2026-03-02"
     folder.mkdir(parents=True)

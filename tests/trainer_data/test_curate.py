@@ -3,10 +3,13 @@
 import json
 from typing import Any
 
+import pytest
+
 from e2e import tiny_data
 from flywheel_contract.metric_names import Metric
 from flywheel_contract.stage_result import Reason, StageResult
 from flywheel_trainer.data.rows import Conversation, read_traffic
+from flywheel_trainer.data.split import held_out
 from flywheel_trainer.stages.curate import REPORT
 from tests.trainer_data.workbench import Workbench
 
@@ -66,7 +69,7 @@ def test_each_filter_counts_what_it_drops_and_order_decides(bench: Workbench) ->
     code, result = curated(bench, rows)
     assert code == 0
     counts = bench.manifest(result).counts
-    dropped = {key: value for key, value in counts.items() if key.startswith("dropped")}
+    dropped = {k: n for k, n in counts.items() if k.startswith("dropped") and not k.endswith(("Internal", "User"))}
     assert dropped == {
         "droppedEarlierTurn": 0,
         "droppedNoReply": 1,
@@ -79,6 +82,10 @@ def test_each_filter_counts_what_it_drops_and_order_decides(bench: Workbench) ->
         "droppedDuplicate": 1,
     }
     assert [result.metrics[m].value for m in (Metric.ROWS_READ, Metric.ROWS_KEPT)] == [29, 21]
+    assert {k: n for k, n in counts.items() if k.startswith("dropped") and k.endswith("User")} == {
+        f"{reason}User": n for reason, n in dropped.items() if "." not in reason
+    }
+    assert [counts["readUser"], counts["readInternal"], counts["plainUserIdsUser"]] == [29, 0, 27]
     report = json.loads((bench.folder(result) / "prompts" / REPORT).read_text())
     assert report == counts
     kept = [*left(bench, result, "prompts"), *left(bench, result, "evaluation")]
@@ -168,3 +175,102 @@ def test_of_a_conversation_logged_turn_by_turn_the_latest_row_counts(bench: Work
     assert json.loads((bench.folder(result) / "prompts" / REPORT).read_text())["droppedEarlierTurn"] == 2
     kept = [r for name in ("prompts", "evaluation") for r in left(bench, result, name) if r.conversation == "c1"]
     assert [len(r.messages) for r in kept] == [6]
+
+
+def test_counts_are_given_by_origin_too(bench: Workbench) -> None:
+    rows = [{**r, "consent": {"training": n % 5 != 0}} for n, r in enumerate(tiny_data.traffic(200))]
+    code, result = curated(bench, rows, **NO_FILTERS)
+    assert code == 0
+    metrics = {name.value: m for name, m in result.metrics.items()}
+    for name in ("rowsRead", "rowsKept"):
+        by_origin = [metrics[f"{name}{origin}"] for origin in tiny_data.ORIGINS]
+        assert sum(m.value for m in by_origin) == metrics[name].value
+        assert [m.n for m in by_origin] == [100, 100]
+    counts = bench.manifest(result).counts
+    assert [counts[f"droppedConsent{origin}"] for origin in tiny_data.ORIGINS] == [20, 20]
+    assert "droppedSafetyUser" not in metrics
+
+
+def test_privacy_and_safety_are_metrics_of_each_origin(bench: Workbench) -> None:
+    bad = [row(90, "mail a@example.com", "ok", origin="Internal"), row(91, "fuck you, you stupid bitch", "well")]
+    _, result = curated(bench, [*many(20), *bad])
+    by_origin = (
+        Metric.DROPPED_PRIVACY_INTERNAL, Metric.DROPPED_PRIVACY_USER,
+        Metric.DROPPED_SAFETY_INTERNAL, Metric.DROPPED_SAFETY_USER,
+    )  # fmt: skip
+    assert [result.metrics[m].value for m in by_origin] == [1, 0, 0, 1]
+
+
+def test_prompts_that_mean_the_same_are_pruned_in_each_origin(bench: Workbench) -> None:
+    said = ("What is the weather like today?", "How is the weather today?", "Tell me a story about pirates.")
+    others = ("I lost my job.", "My cat is ill.", "Do you know a good soup?", "Sing me a song.", "Who won the match?")
+    rows = [
+        row(n, text, "well", origin=origin)
+        for n, (origin, text) in enumerate((o, t) for o in tiny_data.ORIGINS for t in (*said, *others))
+    ]
+    options: dict[str, Any] = {"diversity": {"similarity": 0.85, "clusters": 1}, "holdoutFraction": 0.4}
+    code, result = curated(bench, rows, **NO_FILTERS, **options)
+    assert (code, result.message) == (0, result.message)
+    counts = bench.manifest(result).counts
+    assert [counts[f"droppedDiversity{origin}"] for origin in tiny_data.ORIGINS] == [1, 1]
+    assert [counts[f"diversityNeighbours{origin}"] for origin in tiny_data.ORIGINS] == [1, 1]
+    assert [counts[f"diversityClusters{origin}"] for origin in tiny_data.ORIGINS] == [1, 1]
+    assert result.metrics[Metric.DROPPED_DIVERSITY].value == 2
+    kept = [*left(bench, result, "prompts"), *left(bench, result, "evaluation")]
+    assert "How is the weather today?" not in {r.messages[0]["content"] for r in kept}
+    assert not list(bench.folder(result).rglob("*.f16"))
+
+    options["diversity"] |= {"keepFraction": 0.5}
+    _, result = curated(bench, rows, **NO_FILTERS, **options)
+    assert result.metrics[Metric.ROWS_KEPT].value == 8
+
+
+def test_constraints_stand_in_report_counts_and_message(bench: Workbench) -> None:
+    rows = [{**r, "locale": "de" if n % 10 < 2 else "en"} for n, r in enumerate(tiny_data.traffic(400, users=80))]
+    target = [{"value": "de", "share": 0.3}, {"value": "fr", "share": 0.1}]
+    code, result = curated(
+        bench, rows, **NO_FILTERS, constraints={"dimensions": [{"name": "locale", "target": target}]}
+    )
+    assert code == 0
+    report = json.loads((bench.folder(result) / "prompts" / REPORT).read_text())
+    assert [(s["origin"], s["value"]) for s in report["constraints"]] == [
+        (origin, value) for origin in tiny_data.ORIGINS for value in ("de", "en", "fr")
+    ]
+    german = report["constraints"][0]
+    assert german["target"] == 0.3
+    assert german["achieved"] == pytest.approx(german["kept"] / result.metrics[Metric.ROWS_KEPT_INTERNAL].value)
+    assert report["constraints"][2]["unmet"] == "no conversation has it"
+    counts = bench.manifest(result).counts
+    assert [counts["constraintsWanted"], counts["constraintsUnmet"]] == [
+        6,
+        sum("unmet" in s for s in report["constraints"]),
+    ]
+    assert result.metrics[Metric.DROPPED_CONSTRAINTS].value == counts["droppedConstraints"] > 0
+    assert "locale (Internal) fr is 0.0% of 10.0%: no conversation has it" in result.message
+    assert {r.locale for r in left(bench, result, "prompts")} == {"de", "en"}
+
+
+def test_a_wrong_constraint_or_locale_is_one_sentence(bench: Workbench) -> None:
+    code, result = curated(bench, many(20), **NO_FILTERS, constraints={"dimensions": [{"name": "shoe"}]})
+    assert (code, result.reason) == (64, Reason.INVALID_SPEC)
+    assert "params.constraints.dimensions.0.name: String should match pattern" in result.message
+    for wrong in ({"locale": 7}, {"metadata": {"a": {"b": 1}}}, {"metadata": "plan"}):
+        message = refused(bench, [*many(3), row(9, "hi", "ho", **wrong)], **NO_FILTERS)
+        assert f"line 4: {next(iter(wrong))}" in message
+        assert message.endswith("; docs/data.md describes the row")
+
+
+def test_the_users_held_out_are_the_same_in_every_generation_and_in_reward_models(bench: Workbench) -> None:
+    """Whatever else a generation reads: the id, which the gateway has hashed with the lineage's key, decides alone."""
+    first = tiny_data.traffic(300, seed=1, users=60)
+    later = [{**r, "conversation": f"later-{r['conversation']}"} for r in tiny_data.traffic(500, seed=2, users=90)]
+    split = []
+    for rows in (first, [*first, *later]):
+        _, result = curated(bench, rows, **NO_FILTERS)
+        split.append([{r.user for r in left(bench, result, name)} for name in ("prompts", "evaluation")])
+    (trained, judged), (trained_later, judged_later) = split
+    assert judged <= judged_later
+    assert trained <= trained_later
+    assert not judged & trained_later
+    assert not trained & judged_later
+    assert judged_later == {u for u in trained_later | judged_later if held_out(u, 0.2)}

@@ -1,5 +1,7 @@
 """Privacy, safety, near-duplicates and the split by user."""
 
+import hmac
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +10,7 @@ from flywheel_contract.params import PrivacyParams
 from flywheel_trainer.data.duplicates import near_duplicates, shingles
 from flywheel_trainer.data.privacy import PrivacyFilter
 from flywheel_trainer.data.safety import unsafe_probabilities
-from flywheel_trainer.data.split import draw_key, held_out
+from flywheel_trainer.data.split import draw_key, held_out, is_keyed
 from flywheel_trainer.errors import SpecError
 
 DEFAULT = PrivacyParams().entities
@@ -77,3 +79,16 @@ def test_the_draw_depends_on_the_seed() -> None:
     names = [f"c{i}" for i in range(20)]
     orders = {tuple(sorted(names, key=lambda n, s=seed: draw_key(s, n))) for seed in range(3)}
     assert len(orders) == 3
+
+
+def test_the_key_of_the_lineage_decides_who_is_held_out() -> None:
+    """Ids as the gateway writes them: another key gives another, unrelated choice of people."""
+    people = [f"person-{n}" for n in range(2000)]
+    chosen = []
+    for key in (b"k" * 32, b"m" * 32):
+        ids = [hmac.new(key, person.encode(), "sha256").hexdigest() for person in people]
+        assert all(is_keyed(i) for i in ids)
+        chosen.append({person for person, i in zip(people, ids, strict=True) if held_out(i, 0.2)})
+    assert all(len(c) == pytest.approx(400, abs=60) for c in chosen)
+    assert len(chosen[0] & chosen[1]) == pytest.approx(80, abs=30)
+    assert not any(is_keyed(person) for person in people)

@@ -183,6 +183,24 @@ def test_it_waits_for_its_reward_model(lab: Lab) -> None:
     assert lab.status("gen-1").phase is Phase.COMPLETED
 
 
+def test_a_reward_model_that_learned_from_those_who_judge_is_not_used(lab: Lab) -> None:
+    lab.put("gen-1", rewards=[{"rewardModel": "rm-1"}], recipe={"rejectionSampling": {}, "sft": {}})
+    lab.reward_models["rm-1"] = raw_object(
+        "RewardModel", "rm-1", reward_model_spec(training={"holdoutFraction": 0.1}), annotations={}
+    )
+    lab.go("rm-1", rounds=8)
+    lab.step("gen-1")
+    assert lab.condition("gen-1", "PrerequisitesMet")[1:] == (
+        "RewardModelHoldoutTooSmall",
+        "the RewardModel rm-1 learned from users who are to judge: it holds out 0.1 of the users, "
+        "spec.curation.holdoutFraction is 0.2; lower that, or name a RewardModel with a larger "
+        "training.holdoutFraction",
+    )
+    lab.change("gen-1", curation={"holdoutFraction": 0.1})
+    lab.go("gen-1")
+    assert lab.status("gen-1").phase is Phase.COMPLETED
+
+
 def test_it_waits_for_its_characters(lab: Lab) -> None:
     source = {"name": "prompts", "key": "luna"}
     lab.put(

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from flywheel_contract.characters import Character
+from flywheel_contract.curation_params import DiversityParams
 from flywheel_contract.params import CurateParams, EvaluateParams
 from flywheel_contract.stage_spec import Input
 from flywheel_contract.stages import OUTPUTS, Role, Stage
@@ -126,6 +127,12 @@ def test_without_rejection_sampling_sft_reads_the_prompts_and_dpo_the_given_pair
 def test_params_are_the_contracts_own() -> None:
     curate = training_stage(Stage.CURATE, "gen-1", snapshot(), {})
     assert curate.params == CurateParams(holdout_fraction=0.5)
+    embedder = {"curation": {"diversity": {"embeddingModel": "hf://owner/embedder", "keepFraction": 0.5}}}
+    curate = training_stage(Stage.CURATE, "gen-1", snapshot(**embedder), {})
+    assert curate.params == CurateParams(diversity=DiversityParams(keep_fraction=0.5))
+    assert type(curate.params.diversity) is DiversityParams
+    assert told(Stage.CURATE, snapshot(**embedder))["embedder"] == (Role.EMBEDDER, "hf://owner/embedder")
+    assert "embedder" not in told(Stage.CURATE, snapshot(curation={"diversity": {}}))
     evaluate = training_stage(Stage.EVALUATE, "gen-1", snapshot(recipe={"sft": {}}), done(Stage.CURATE, Stage.SFT))
     assert evaluate.params == EvaluateParams(max_prompts_per_origin=7)
     assert type(evaluate.params) is EvaluateParams, "general is an input, not a parameter"

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from flywheel_contract.base import Name, Record
+from flywheel_contract.curation_params import DiversityParams
 from flywheel_contract.metric_names import REPORTED_BY, Metric
 from flywheel_contract.params import (
     CurateParams,
@@ -106,6 +107,24 @@ class DataSpec(Record):
         max_length=4,
         description="Further conversations for SFT.",
         json_schema_extra=list_map("name"),
+    )
+
+
+class DiversitySpec(DiversityParams):
+    """Pruning by meaning, and the model that tells it."""
+
+    embedding_model: SafeUri | None = Field(
+        None,
+        description="A sentence-transformers model with safetensors weights, by URI; default: all-MiniLM-L6-v2, "
+        "which the trainer image ships (English).",
+    )
+
+
+class CurationSpec(CurateParams):
+    """Which conversations are used."""
+
+    diversity: DiversitySpec | None = Field(
+        None, description="Pruning by meaning (embeddings and clusters), after the near-duplicates; left out, none."
     )
 
 
@@ -213,7 +232,7 @@ class GenerationSpec(RunSpec):
         json_schema_extra=list_map("name"),
     )
     data: DataSpec = Field(description="What it learns from.")
-    curation: CurateParams = Field(default_factory=CurateParams, description="Which conversations are used.")
+    curation: CurationSpec = Field(default_factory=CurationSpec, description="Which conversations are used.")
     rewards: list[RewardRef] = Field(
         default_factory=list,
         max_length=4,

@@ -142,7 +142,8 @@ def _parent(observed: ObservedGeneration) -> ModelRef | Missing | None:
 
 def _rewards(observed: ObservedGeneration) -> list[Input] | Missing:
     inputs = []
-    for reference in observed.generation.spec.rewards:
+    generation = observed.generation
+    for reference in generation.spec.rewards:
         name = reference.reward_model
         model = observed.reward_models.get(name)
         if model is None:
@@ -152,6 +153,15 @@ def _rewards(observed: ObservedGeneration) -> list[Input] | Missing:
             return Missing(
                 reasons.REWARD_MODEL_NOT_READY,
                 f"waits for the RewardModel {name} to be Ready; it is {model.status.phase.value}{progress}",
+            )
+        # The same hash splits both: of two shares the smaller one's users are among the larger one's.
+        held_out, judging = model.spec.training.holdout_fraction, generation.spec.curation.holdout_fraction
+        if held_out < judging:
+            return Missing(
+                reasons.REWARD_MODEL_SAW_JUDGES,
+                f"the RewardModel {name} learned from users who are to judge: it holds out {held_out:g} of the users, "
+                f"spec.curation.holdoutFraction is {judging:g}; lower that, or name a RewardModel with a larger "
+                "training.holdoutFraction",
             )
         made = model.status.model
         inputs.append(

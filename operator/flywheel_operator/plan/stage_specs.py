@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from pydantic import TypeAdapter
+
 from flywheel_contract.characters import Character
 from flywheel_contract.params import CurateParams, EvaluateParams
 from flywheel_contract.stage_spec import (
@@ -60,6 +62,9 @@ def resolve_generation(name: str, spec: GenerationSpec) -> ResolveSpec:
     ]
     if spec.evaluation.general is not None:
         inputs.append(Input(name="general", role=Role.GENERAL, kind="Data", uri=spec.evaluation.general))
+    diversity = spec.curation.diversity
+    if diversity is not None and diversity.embedding_model is not None:
+        inputs.append(Input(name="embedder", role=Role.EMBEDDER, kind="Model", uri=diversity.embedding_model))
     if spec.parent.model is not None:
         inputs.append(Input(name=PARENT_INPUT, role=Role.POLICY, kind="Model", uri=spec.parent.model))
     return ResolveSpec(
@@ -135,8 +140,8 @@ def training_stage(stage: Stage, name: str, snapshot: Snapshot, done: Mapping[St
     rewards = snapshot.rewards
     match stage:
         case Stage.CURATE:
-            traffic = _by_role(data, Role.TRAFFIC)
-            return CurateSpec(**common, inputs=traffic, params=_plain(CurateParams, spec.curation))
+            inputs = [*_by_role(data, Role.TRAFFIC), *_by_role(data, Role.EMBEDDER)]
+            return CurateSpec(**common, inputs=inputs, params=_plain(CurateParams, spec.curation))
         case Stage.REJECTION_SAMPLE if recipe.rejection_sampling is not None:
             inputs = [_output(done, Stage.CURATE, "prompts", Role.PROMPTS), policy, *rewards]
             return RejectionSampleSpec(**common, style=spec.style, inputs=inputs, params=recipe.rejection_sampling)
@@ -182,8 +187,9 @@ def policy_before(stage: Stage, snapshot: Snapshot, done: Mapping[Stage, StageSt
 
 
 def _plain(model: type[Any], value: Any) -> Any:  # noqa: ANN401 -- a params model and a subclass' instance
-    """`value` as the contract's own model, without what the API adds to it."""
-    return model(**{name: getattr(value, name) for name in model.model_fields})
+    """`value` as the contract's own model, without what the API adds to it or to what it holds."""
+    adapter = TypeAdapter(model)
+    return adapter.validate_python(adapter.dump_python(value))
 
 
 def _by_role(inputs: Sequence[Input], role: Role) -> list[Input]:

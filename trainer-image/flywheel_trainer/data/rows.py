@@ -53,7 +53,9 @@ class _Row(BaseModel):
     character: str | None = None
     origin: Origin
     time: Annotated[str | None, BeforeValidator(_text_of_time)] = None
+    locale: str | None = None
     signals: dict[str, bool | int | float | str | None] = Field(default_factory=dict)
+    metadata: dict[str, bool | int | float | str | None] = Field(default_factory=dict)
     consent: Consent = Consent()
 
     def to_json(self) -> dict[str, Any]:
@@ -65,6 +67,11 @@ class Conversation(_Row):
     """A conversation between one user and one character, oldest message first."""
 
     messages: list[Message] = Field(min_length=1)
+
+
+def prompt_text(row: Conversation) -> str:
+    """What was said before the last reply; a system prompt is the same in all conversations with a character."""
+    return "\n".join(m["content"] for m in row.messages[:-1] if m["role"] != "system")
 
 
 class Preference(_Row):

@@ -1,11 +1,21 @@
 """The hold-out: a fixed share of the users, chosen by a hash of the user id.
 
-The hash depends on nothing but the id. A user who is held out in one generation is so in every later one and in every
-reward model with the same share, so nobody's prompts are trained on first and judged on afterwards. A smaller share
-is always a part of a larger one.
+The key is in the id: the gateway writes users as their HMAC under the lineage's key, and `flywheel-gateway hash-ids`
+does so for rows from elsewhere. So the split is a keyed one, the same for a user in every generation and in every
+reward model with the same share, and no stage that trains ever holds the key (docs/notes/0008-hold-outs.md). A smaller
+share is always a part of a larger one.
 """
 
 import hashlib
+import re
+from typing import Final
+
+_KEYED: Final = re.compile(r"[0-9a-f]{64}")
+
+
+def is_keyed(user: str) -> bool:
+    """Whether the id looks like what the gateway makes of one: 64 hexadecimal digits."""
+    return _KEYED.fullmatch(user) is not None
 
 
 def held_out(user: str, fraction: float) -> bool:

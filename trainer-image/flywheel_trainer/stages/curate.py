@@ -1,7 +1,7 @@
 """curate: which conversations may be trained on, which only judge, and which are dropped, each with a counted reason.
 
-The order is fixed: latest turns, structure, consent, privacy, safety, near-duplicates, cap, split by user. A
-conversation counts under the first reason that drops it, and later filters never see it.
+The order is fixed: latest turns, structure, consent, privacy, safety, near-duplicates, diversity, constraints, cap,
+split by user. A conversation counts under the first reason that drops it, and later filters never see it.
 """
 
 import json
@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from flywheel_contract.manifest import Measurement
-from flywheel_contract.metric_names import Metric
+from flywheel_contract.metric_names import BY_ORIGIN, Metric, of_origin
 from flywheel_contract.params import CurateParams
 from flywheel_contract.stage_spec import CurateSpec
 from flywheel_contract.stages import Origin, Role
 from flywheel_trainer.context import StageContext, StageOutcome
-from flywheel_trainer.data.rows import DATA_FILE, Conversation, read_traffic, write_rows
-from flywheel_trainer.data.split import draw_key, held_out
+from flywheel_trainer.data import constraints
+from flywheel_trainer.data.constraints import Share, Traffic, sentence
+from flywheel_trainer.data.rows import DATA_FILE, Conversation, prompt_text, read_traffic, write_rows
+from flywheel_trainer.data.split import draw_key, held_out, is_keyed
 from flywheel_trainer.errors import ConfigError, DataError
 
 REPORT: Final = "_report.json"
@@ -30,6 +32,8 @@ CONSENT: Final = "consent"
 PRIVACY: Final = "privacy"
 SAFETY: Final = "safety"
 DUPLICATE: Final = "duplicate"
+DIVERSITY: Final = "diversity"
+CONSTRAINTS: Final = "constraints"
 OVER_CAP: Final = "overCap"
 
 _METRICS: Final = {
@@ -37,6 +41,12 @@ _METRICS: Final = {
     PRIVACY: Metric.DROPPED_PRIVACY,
     SAFETY: Metric.DROPPED_SAFETY,
     DUPLICATE: Metric.DROPPED_DUPLICATE,
+    DIVERSITY: Metric.DROPPED_DIVERSITY,
+    CONSTRAINTS: Metric.DROPPED_CONSTRAINTS,
+}
+_EVALUATION: Final = {
+    Origin.INTERNAL: Metric.EVALUATION_PROMPTS_INTERNAL,
+    Origin.USER: Metric.EVALUATION_PROMPTS_USER,
 }
 _FIXES: Final = {
     EARLIER: "were earlier turns of a conversation that is there in full",
@@ -46,6 +56,8 @@ _FIXES: Final = {
     PRIVACY: "held personal identifiers",
     SAFETY: "were unsafe",
     DUPLICATE: "were near-duplicates",
+    DIVERSITY: "said the same as others or were left out for diversity",
+    CONSTRAINTS: "would have moved the shares away from their targets",
     OVER_CAP: "were over maxConversations",
 }
 
@@ -57,13 +69,24 @@ class Curation:
     """The conversations still in, and why the others are out."""
 
     rows: list[Conversation]
+    ctx: StageContext
     dropped: Counter[str] = field(default_factory=Counter)
+    dropped_of: Counter[tuple[str, Origin]] = field(default_factory=Counter)
+    """The same by origin."""
     entities: Counter[str] = field(default_factory=Counter)
     """Of those dropped for privacy, the first identifier found."""
+    traffic: Traffic = field(default_factory=dict)
+    """What the constraints are measured against, before any filter."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """What a step counts beside the conversations that it drops."""
+    shares: list[Share] = field(default_factory=list)
+    """What the constraints wanted and what came out."""
 
     def keep(self, rows: list[Conversation], reason: str) -> None:
         """Goes on with `rows` only."""
         self.dropped[reason] += len(self.rows) - len(rows)
+        for origin in Origin:
+            self.dropped_of[reason, origin] += _of(origin, self.rows) - _of(origin, rows)
         self.rows = rows
 
 
@@ -82,7 +105,7 @@ def run(ctx: StageContext) -> StageOutcome:
     if not inputs:
         raise ConfigError("stage curate has no traffic: name at least one source in data.traffic")
     read = [row for i in inputs for row in read_traffic(i.path, i.origin)]
-    curation = Curation(read)
+    curation = Curation(read, ctx)
     for number, (message, step) in enumerate(_STEPS):
         ctx.progress(percent=5 + 90 * number / len(_STEPS), message=message)
         step(curation, spec.params, spec.seed)
@@ -94,12 +117,19 @@ def run(ctx: StageContext) -> StageOutcome:
     write_rows(ctx.output("prompts") / DATA_FILE, (row.to_json() for row in prompts))
     write_rows(ctx.output("evaluation") / DATA_FILE, (row.to_json() for row in evaluation))
     counts = _counts(curation, read, prompts, evaluation)
-    (ctx.output("prompts") / REPORT).write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")
+    kept = f"kept {len(curation.rows)} of {len(read)} conversations, {len(evaluation)} of them for evaluation"
+    _report(ctx, counts, curation.shares)
     return StageOutcome(
         metrics=_metrics(curation, read, evaluation),
         counts=counts,
-        message=f"kept {len(curation.rows)} of {len(read)} conversations, {len(evaluation)} of them for evaluation",
+        message="; ".join([kept, *([sentence(curation.shares)] if curation.shares else [])]),
     )
+
+
+def _report(ctx: StageContext, counts: dict[str, int], shares: list[Share]) -> None:
+    """Every count and, where there are constraints, each target beside what was achieved."""
+    told = {**counts, **({"constraints": [share.to_json() for share in shares]} if shares else {})}
+    (ctx.output("prompts") / REPORT).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
 def _fullest(curation: Curation, _params: CurateParams, _seed: int) -> None:
@@ -175,13 +205,44 @@ def _near_duplicates(curation: Curation, params: CurateParams, _seed: int) -> No
         return
     from flywheel_trainer.data.duplicates import near_duplicates  # noqa: PLC0415 -- and so does datasketch
 
-    repeated = near_duplicates((_prompt_text(row) for row in curation.rows), params.near_duplicates.similarity)
+    repeated = near_duplicates((prompt_text(row) for row in curation.rows), params.near_duplicates.similarity)
     curation.keep([row for row, out in zip(curation.rows, repeated, strict=True) if not out], DUPLICATE)
 
 
-def _prompt_text(row: Conversation) -> str:
-    """What was said before the last reply; a system prompt is the same in all conversations with a character."""
-    return "\n".join(m["content"] for m in row.messages[:-1] if m["role"] != "system")
+def _diversity(curation: Curation, params: CurateParams, seed: int) -> None:
+    if params.diversity is None or not curation.rows:
+        return
+    from flywheel_trainer.data.embeddings import Embedder, embedded_model  # noqa: PLC0415 -- FAISS, torch: seconds
+    from flywheel_trainer.data.selection import diverse  # noqa: PLC0415
+
+    ctx = curation.ctx
+    folder = next((i.path for i in ctx.inputs(Role.EMBEDDER)), None) or embedded_model()
+    kept, counts = diverse(
+        curation.rows,
+        params.diversity,
+        Embedder(folder),
+        seed=seed,
+        scratch=ctx.work / "embeddings.f16",
+        say=lambda message: ctx.progress(message=message),
+    )
+    curation.counts |= counts
+    curation.keep([row for n, row in enumerate(curation.rows) if n in kept], DIVERSITY)
+
+
+def _take_stock(curation: Curation, params: CurateParams, _seed: int) -> None:
+    if params.constraints is not None:
+        curation.traffic = constraints.count(curation.rows, params.constraints.dimensions)
+
+
+def _constraints(curation: Curation, params: CurateParams, seed: int) -> None:
+    if params.constraints is None or not curation.rows:
+        return
+    kept, curation.shares = constraints.sample(
+        curation.rows, curation.traffic, params.constraints, cap=params.max_conversations, seed=seed
+    )
+    curation.keep([row for n, row in enumerate(curation.rows) if n in kept], CONSTRAINTS)
+    curation.counts["constraintsWanted"] = len(curation.shares)
+    curation.counts["constraintsUnmet"] = sum(bool(share.reason) for share in curation.shares)
 
 
 def _cap(curation: Curation, params: CurateParams, seed: int) -> None:
@@ -199,10 +260,13 @@ _STEPS: Final[tuple[tuple[str, Callable[[Curation, CurateParams, int], None]], .
     ("taking the latest turn of each conversation", _fullest),
     ("cutting conversations to the last reply", _cut_to_reply),
     ("looking for conversations of several users", _belongs_to_one_user),
+    ("counting the traffic", _take_stock),
     ("checking consent", _consent),
     ("looking for personal identifiers", _privacy),
     ("looking for unsafe messages", _safety),
     ("looking for near-duplicates", _near_duplicates),
+    ("comparing what the prompts mean", _diversity),
+    ("matching the shares that were asked for", _constraints),
     ("drawing conversations", _cap),
 )
 
@@ -227,14 +291,20 @@ def _counts(
 ) -> dict[str, int]:
     def by_origin(name: str, rows: list[Conversation]) -> Iterator[tuple[str, int]]:
         for origin in Origin:
-            yield f"{name}{origin.value}", sum(row.origin is origin for row in rows)
+            yield f"{name}{origin.value}", _of(origin, rows)
 
     return {
         **dict(by_origin("read", read)),
-        **{f"dropped{reason[0].upper()}{reason[1:]}": n for reason, n in curation.dropped.items()},
+        **{_dropped(reason): n for reason, n in curation.dropped.items()},
+        **{f"{_dropped(reason)}{origin.value}": n for (reason, origin), n in curation.dropped_of.items()},
         **{f"droppedPrivacy.{entity}": n for entity, n in sorted(curation.entities.items())},
+        **curation.counts,
         **dict(by_origin("prompts", prompts)),
         **dict(by_origin("evaluation", evaluation)),
+        **{
+            f"plainUserIds{o.value}": len({r.user for r in read if r.origin is o and not is_keyed(r.user)})
+            for o in Origin
+        },
         "promptsUsers": len({row.user for row in prompts}),
         "evaluationUsers": len({row.user for row in evaluation}),
     }
@@ -244,11 +314,25 @@ def _metrics(curation: Curation, read: list[Conversation], evaluation: list[Conv
     def count(value: int) -> Measurement:
         return Measurement(value=value, n=len(read))
 
-    dropped = {metric: curation.dropped[reason] for reason, metric in _METRICS.items() if reason in curation.dropped}
-    return {
-        Metric.ROWS_READ: count(len(read)),
-        Metric.ROWS_KEPT: count(len(curation.rows)),
-        **{metric: count(number) for metric, number in dropped.items()},
-        Metric.EVALUATION_PROMPTS_INTERNAL: count(sum(row.origin is Origin.INTERNAL for row in evaluation)),
-        Metric.EVALUATION_PROMPTS_USER: count(sum(row.origin is Origin.USER for row in evaluation)),
-    }
+    found = {Metric.ROWS_READ: count(len(read)), Metric.ROWS_KEPT: count(len(curation.rows))}
+    found |= {metric: count(curation.dropped[r]) for r, metric in _METRICS.items() if r in curation.dropped}
+    for origin, prompts in _EVALUATION.items():
+        own, kept = _of(origin, read), _of(origin, curation.rows)
+        values = {Metric.ROWS_READ: own, Metric.ROWS_KEPT: kept}
+        values |= {m: curation.dropped_of[r, origin] for r, m in _METRICS.items() if r in curation.dropped}
+        found |= {of_origin(m, origin): Measurement(value=n, n=own) for m, n in values.items() if m in BY_ORIGIN}
+        found[prompts] = count(_of(origin, evaluation))
+    return found
+
+
+def _plain_ids(origin: Origin, rows: list[Conversation]) -> set[str]:
+    """The users of an origin whose ids are not hashed as the gateway does: their hold-out is no secret."""
+    return {row.user for row in rows if row.origin is origin and not is_keyed(row.user)}
+
+
+def _of(origin: Origin, rows: list[Conversation]) -> int:
+    return sum(row.origin is origin for row in rows)
+
+
+def _dropped(reason: str) -> str:
+    return f"dropped{reason[0].upper()}{reason[1:]}"

@@ -14,6 +14,7 @@ from flywheel_contract.stages import Role
 from flywheel_trainer import counting, style
 from flywheel_trainer.artifacts import digest_folder
 from flywheel_trainer.context import LocalInput, StageContext, StageOutcome
+from flywheel_trainer.data.embeddings import check_embedder
 from flywheel_trainer.data.rows import data_files
 from flywheel_trainer.errors import DataError, ModelError
 from flywheel_trainer.model_files import architecture, check_model
@@ -47,6 +48,9 @@ def run(ctx: StageContext) -> StageOutcome:
 def _check(item: LocalInput) -> None:
     if item.spec.kind == "Data":
         _check_data(item.path)
+        return
+    if item.spec.role is Role.EMBEDDER:
+        check_embedder(item.path)
         return
     check_model(item.path)
     scores = architecture(item.path).endswith("ForSequenceClassification")
