@@ -33,6 +33,8 @@ class Metric(StrEnum):
     REWARD_ACCURACY = "rewardAccuracy"
     REWARD_ACCURACY_INTERNAL = "rewardAccuracyInternal"
     REWARD_ACCURACY_USER = "rewardAccuracyUser"
+    ANNOTATOR_AGREEMENT = "annotatorAgreement"
+    """Krippendorff's alpha of the reviews of held-out pairs; -1 to 1."""
     LENGTH_ONLY_ACCURACY = "lengthOnlyAccuracy"
     SHUFFLED_LABEL_ACCURACY = "shuffledLabelAccuracy"
     LENGTH_CORRELATION = "lengthCorrelation"
@@ -114,6 +116,7 @@ REPORTED_BY: Final[dict[Stage, tuple[Metric, ...]]] = {
         Metric.REWARD_ACCURACY,
         Metric.REWARD_ACCURACY_INTERNAL,
         Metric.REWARD_ACCURACY_USER,
+        Metric.ANNOTATOR_AGREEMENT,
         Metric.LENGTH_ONLY_ACCURACY,
         Metric.SHUFFLED_LABEL_ACCURACY,
         Metric.LENGTH_CORRELATION,

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from flywheel_contract.base import Record
 from flywheel_contract.curation_params import ConstraintsParams, DiversityParams
+from flywheel_contract.pairs import AgreementParams, PairFilterParams
 
 
 class Precision(StrEnum):
@@ -118,8 +119,11 @@ class RewardModelParams(TrainingParams):
     holdout_fraction: float = Field(
         0.2, gt=0, lt=1, description="Share of the users whose pairs only measure the model, by a hash of the user id."
     )
-    max_length_ratio: float | None = Field(
-        4.0, gt=1, le=1000, description="Pairs whose replies differ more in length are dropped; null keeps all."
+    pair_filter: PairFilterParams = Field(
+        default_factory=PairFilterParams, description="Pairs whose replies look too different are dropped."
+    )
+    agreement: AgreementParams = Field(
+        default_factory=AgreementParams, description="Which pairs with several reviews count as agreed."
     )
     center_rewards_coefficient: float = Field(
         0.01, ge=0, le=10, description="Pulls the mean reward towards zero (TRL's centering term)."
@@ -136,11 +140,21 @@ class RejectionSampleParams(SamplingParams):
 class SftParams(TrainingParams):
     """Supervised fine-tuning on accepted replies and on the user's own data; loss on replies only."""
 
+    agreement: AgreementParams = Field(
+        default_factory=AgreementParams, description="What the reviews of a row with a tool call must reach."
+    )
+
 
 class DpoParams(TrainingParams):
     """Direct preference optimisation on pairs."""
 
     learning_rate: float = Field(1e-6, gt=0, le=1, description="Peak learning rate.")
+    pair_filter: PairFilterParams = Field(
+        default_factory=PairFilterParams, description="Pairs whose replies look too different are dropped."
+    )
+    agreement: AgreementParams = Field(
+        default_factory=AgreementParams, description="What the reviews of a pair about tool calls must reach."
+    )
     beta: float = Field(0.1, gt=0, le=10, description="Strength of the pull to the reference (KL).")
     loss_type: Literal["sigmoid", "hinge", "ipo", "robust"] = Field("sigmoid", description="TRL's name of the loss.")
 

@@ -136,14 +136,14 @@ def test_the_api_servers_defaults_are_ours_for_reward_models_too() -> None:
     schema = crds.reward_model_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
     given = reward_model_spec()
     assert filled(schema, given) == RewardModelSpec.model_validate(given).to_json()
-    kept = reward_model_spec(training={"maxLengthRatio": None})
-    assert RewardModelSpec.model_validate(kept).training.max_length_ratio is None
-    assert filled(schema, kept)["training"]["maxLengthRatio"] is None
+    kept = reward_model_spec(training={"pairFilter": {"maxLengthRatio": None}})
+    assert RewardModelSpec.model_validate(kept).training.pair_filter.max_length_ratio is None
+    assert filled(schema, kept)["training"]["pairFilter"]["maxLengthRatio"] is None
 
 
 def test_null_survives_status_and_stage_spec() -> None:
     """Where null says something else than leaving out, a copy must not fall back to the default."""
-    given = reward_model("rm-1", reward_model_spec(training={"maxLengthRatio": None}))
+    given = reward_model("rm-1", reward_model_spec(training={"pairFilter": {"maxLengthRatio": None}}))
     status = RewardModelStatus(resolved=given.spec)
     assert RewardModelStatus.model_validate(status.to_json()) == status
     resolve = resolve_reward_model("rm-1", given)
@@ -152,7 +152,7 @@ def test_null_survives_status_and_stage_spec() -> None:
     read = TypeAdapter(StageSpec).validate_python(spec.to_json())
     assert read == spec
     assert inputs_digest(read) == inputs_digest(spec)
-    assert read.params.max_length_ratio is None
+    assert read.params.pair_filter.max_length_ratio is None
     assert "maxSteps" not in spec.to_json()["params"]
     assert GenerationStatus.model_validate({"fieldOfANewerVersion": 1}) == GenerationStatus()
 

@@ -1,4 +1,4 @@
-"""The command line: `flywheel-trainer <stage> [--spec FILE]`, and `serve` and `probe` for the model server."""
+"""The command line: `flywheel-trainer <stage> [--spec FILE]`, `serve` and `probe` for the model server, `annotate`."""
 
 import argparse
 import importlib
@@ -11,15 +11,20 @@ from flywheel_contract.exit_codes import ExitCode
 from flywheel_contract.stages import Stage
 from flywheel_trainer import launch, logs, runner
 
-_SERVING: Final = ("serve", "probe")
+_OTHERS: Final = {
+    "serve": "flywheel_trainer.serving.serve",
+    "probe": "flywheel_trainer.serving.probe",
+    "annotate": "flywheel_trainer.annotation.command",
+}
+"""Commands that are no stage, and have options of their own."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a stage, or the model server, and answers the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments and arguments[0] in _SERVING:
+    if arguments and arguments[0] in _OTHERS:
         # Imported only here: a stage needs no server, and the probe must be quick.
-        return int(importlib.import_module(f"flywheel_trainer.serving.{arguments[0]}").main(arguments[1:]))
+        return int(importlib.import_module(_OTHERS[arguments[0]]).main(arguments[1:]))
     parsed = _parser().parse_args(arguments)
     stage = Stage(parsed.stage)
     logs.configure(stage=stage.value)
@@ -41,9 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="flywheel-trainer",
         description="Runs one stage of a generation as its StageSpec says, or serves a model.",
-        epilog="serve and probe have options of their own: flywheel-trainer serve --help",
+        epilog="serve, probe and annotate have options of their own: flywheel-trainer serve --help",
     )
-    parser.add_argument("stage", choices=[*(stage.value for stage in Stage), *_SERVING])
+    parser.add_argument("stage", choices=[*(stage.value for stage in Stage), *_OTHERS])
     parser.add_argument(
         "--spec", type=Path, default=Path(paths.STAGE_SPEC), help="the StageSpec (default: %(default)s)"
     )

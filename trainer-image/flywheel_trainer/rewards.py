@@ -22,7 +22,7 @@ from flywheel_trainer.context import LocalInput, StageContext
 from flywheel_trainer.data.rows import Message
 from flywheel_trainer.errors import ConfigError, NotFiniteError
 from flywheel_trainer.models import load_reward, load_tokenizer
-from flywheel_trainer.prompts import fit_prompt, render, token_ids
+from flywheel_trainer.prompts import fit_prompt, render, split_tools, token_ids
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ class Scorer:
         return scores
 
     def _tokens(self, messages: Sequence[Message]) -> list[int]:
+        messages, _ = split_tools(messages)  # what the character could call is no part of what it is judged by
         limit = min(MAX_TOKENS, getattr(self.model.config, "max_position_embeddings", None) or MAX_TOKENS)
         ids = token_ids(self.tokenizer, render(self.tokenizer, messages))
         if len(ids) > limit:

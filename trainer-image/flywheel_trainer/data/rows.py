@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Generic, Literal, TypeVar
+from typing import Annotated, Any, Final, Generic, Literal, NotRequired, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from typing_extensions import TypedDict
@@ -22,11 +22,27 @@ DATA_FILE: Final = "data.jsonl"
 """The file in which a stage leaves its rows. In a folder, names that start with `_` or `.` are no data."""
 
 
+class FunctionCall(TypedDict):
+    """Which tool is called, and with what."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+class ToolCall(TypedDict):
+    """A call of a tool, as chat templates take it."""
+
+    type: Literal["function"]
+    function: FunctionCall
+
+
 class Message(TypedDict):
     """One turn, as chat templates take it."""
 
     role: str
     content: str
+    tool_calls: NotRequired[list[ToolCall]]
+    """What the character calls beside what it says; `content` may then be empty."""
 
 
 def _text_of_time(value: object) -> object:
@@ -43,6 +59,15 @@ class Consent(BaseModel):
     training: bool | None = None
 
 
+class Review(BaseModel):
+    """What one reviewer said of a row: which reply is better, or whether a tool is to be called."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    reviewer: str = Field(min_length=1)
+    choice: Literal["Chosen", "Rejected", "Tie"]
+
+
 class _Row(BaseModel):
     """What traffic and preferences share. Fields that we do not know are left alone: other tools own them."""
 
@@ -57,10 +82,20 @@ class _Row(BaseModel):
     signals: dict[str, bool | int | float | str | None] = Field(default_factory=dict)
     metadata: dict[str, bool | int | float | str | None] = Field(default_factory=dict)
     consent: Consent = Consent()
+    reviews: list[Review] = Field(default_factory=list)
+    """Of annotated rows: whether each reviewer finds it right (Chosen), wrong (Rejected) or neither (Tie)."""
+    tool_call: Literal["Explicit", "Implicit", "None"] | None = Field(None, alias="toolCall")
+    """Of rows about tool calls: asked for by the user, the character's own idea, or rightly left out."""
+
+    @property
+    def choices(self) -> list[str]:
+        """What the reviewers chose; one who reviewed twice counts once, with the last choice."""
+        return list({review.reviewer: review.choice for review in self.reviews}.values())
 
     def to_json(self) -> dict[str, Any]:
         """The row as it is written, without what is not known."""
-        return {k: v for k, v in self.model_dump(mode="json", exclude_none=True).items() if v != {}}
+        dumped = self.model_dump(mode="json", exclude_none=True, by_alias=True)
+        return {key: value for key, value in dumped.items() if value not in ({}, [])}
 
 
 class Conversation(_Row):
@@ -198,6 +233,13 @@ def data_files(path: Path) -> list[Path]:
     return files
 
 
+def raw_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """Every row behind `path` as it stands there, with its place for messages; errors as in `read_traffic`."""
+    for file in data_files(path):
+        for raw in _raw_rows(file):
+            yield raw.place, raw.value
+
+
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     """Writes JSON Lines and returns how many rows there were."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -260,6 +302,23 @@ def _check_messages(place: str, field: str, value: object) -> None:
             raise DataError(
                 f"{place}: {field}[{index}] has the unknown role {message.get('role')!r}; "
                 f"write one of {', '.join(ROLES)}"
+            )
+        _check_calls(f"{place}: {field}[{index}]", message)
+
+
+def _check_calls(place: str, message: Mapping[str, Any]) -> None:
+    calls = message.get("tool_calls")
+    if calls is None:
+        return
+    if message["role"] != "assistant" or not isinstance(calls, list) or not calls:
+        raise DataError(f"{place}: tool_calls is a list of calls in a message of the assistant; correct or remove it")
+    for call in calls:
+        function = call.get("function") if isinstance(call, Mapping) else None
+        named = isinstance(function, Mapping) and isinstance(function.get("name"), str) and function["name"]
+        if not named or not isinstance(function.get("arguments"), Mapping):  # type: ignore[union-attr] -- looked at
+            raise DataError(
+                f'{place}: a call is {{"type": "function", "function": {{"name": ..., "arguments": {{...}}}}}} with '
+                "the arguments as an object; write it so"
             )
 
 

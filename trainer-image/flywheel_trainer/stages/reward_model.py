@@ -15,13 +15,14 @@ from flywheel_contract.manifest import Measurement
 from flywheel_contract.metric_names import Metric
 from flywheel_contract.params import RewardModelParams
 from flywheel_contract.stages import Origin, Role
-from flywheel_trainer import intervals, probes, reports, style_report, training
+from flywheel_trainer import intervals, pair_filter, probes, reports, style_report, training
+from flywheel_trainer.annotation import measuring
 from flywheel_trainer.context import StageContext, StageOutcome, is_main_process
 from flywheel_trainer.data.rows import Message, Preference
 from flywheel_trainer.data.split import held_out
 from flywheel_trainer.examples import encode_pair, preferences, require
 from flywheel_trainer.models import load_reward, read_scorer
-from flywheel_trainer.prompts import render, token_ids
+from flywheel_trainer.prompts import render, split_tools, token_ids
 from flywheel_trainer.rewards import Scorer
 
 RESAMPLES = 2000
@@ -47,7 +48,9 @@ def run(ctx: StageContext) -> StageOutcome:
     params = ctx.spec.params
     base = ctx.input(Role.POLICY).path
     start = training.prepare(ctx, params, base, read_scorer)
-    fitted, measured, counts = _split(ctx, start.tokenizer)
+    fitted, held, counts = _split(ctx, start.tokenizer)
+    alpha = measuring.agreement([pair.row for pair in held])
+    measured, counts = _agreed(held, params, counts)
     trainer = RewardTrainer(
         model=start.model,
         args=training.configure(
@@ -67,6 +70,8 @@ def run(ctx: StageContext) -> StageOutcome:
     ctx.progress(message="measuring on held-out users")
     scorer = Scorer("the new one", load_reward(model, params.precision), start.tokenizer)
     metrics = _accuracy(ctx, scorer, measured)
+    if alpha is not None:
+        metrics[Metric.ANNOTATOR_AGREEMENT] = alpha
     metrics[Metric.LENGTH_ONLY_ACCURACY] = _length_only(ctx, fitted, measured)
     probe = probes.Probe(base, params.precision, [(p.chosen, p.rejected) for p in fitted + measured], len(fitted))
     users = [p.row.user for p in measured]
@@ -82,24 +87,31 @@ def run(ctx: StageContext) -> StageOutcome:
 def _split(ctx: StageContext, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Pair], list[Pair], dict[str, int]]:
     """The pairs to fit and the pairs to measure; no user is in both."""
     params: RewardModelParams = ctx.spec.params
-    rows = preferences(ctx, Role.PREFERENCES)
-    counts = {"rows": len(rows), "dropped-length-ratio": 0, "dropped-too-long": 0}
+    given = preferences(ctx, Role.PREFERENCES)
+    rows, dropped = pair_filter.kept(given, params.pair_filter)
+    counts = {"rows": len(given), **dropped, "dropped-too-long": 0}
     fitted: list[Pair] = []
     measured: list[Pair] = []
     for row in rows:
-        if params.max_length_ratio is not None and _length_ratio(row) > params.max_length_ratio:
-            counts["dropped-length-ratio"] += 1
-            continue
         pair = encode_pair(ctx, tokenizer, row, params.max_length)
         if pair is None:
             counts["dropped-too-long"] += 1
             continue
+        pair = split_tools(pair[0])[0], split_tools(pair[1])[0]  # a reward model reads what is said
         (measured if held_out(row.user, params.holdout_fraction) else fitted).append(Pair(row, *pair))
     require(fitted, "stage reward-model, pairs to train on")
     require(measured, "stage reward-model, pairs of held-out users")
     if is_main_process():
         style_report.leave_pairs(ctx, [pair.row for pair in fitted + measured])
     return fitted, measured, counts | {"train-pairs": len(fitted), "held-out-pairs": len(measured)}
+
+
+def _agreed(held: list[Pair], params: RewardModelParams, counts: dict[str, int]) -> tuple[list[Pair], dict[str, int]]:
+    """The held-out pairs that may measure: those on which reviewers agree, where there are several reviews."""
+    usable = measuring.measurable([pair.row for pair in held], params.agreement)
+    measured = [pair for pair, use in zip(held, usable, strict=True) if use]
+    require(measured, "stage reward-model, pairs of held-out users on which several reviewers agree")
+    return measured, counts | {"measured-pairs": len(measured), "held-out-no-agreement": len(held) - len(measured)}
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> dict[str, list[int]]:
@@ -146,11 +158,6 @@ def _share(ctx: StageContext, pairs: list[Pair], won: np.ndarray) -> Measurement
 
 def _length(reply: list[Message]) -> int:
     return sum(len(message["content"]) for message in reply)
-
-
-def _length_ratio(row: Preference) -> float:
-    short, long = sorted((_length(row.chosen), _length(row.rejected)))
-    return long / max(short, 1)
 
 
 def _sentence(metrics: dict[Metric, Measurement], pairs: int) -> str:

@@ -22,7 +22,7 @@ from flywheel_trainer.data.rows import Message
 from flywheel_trainer.errors import ConfigError, NotFiniteError
 from flywheel_trainer.examples import conversations, draw, prompt_of, require
 from flywheel_trainer.models import load_policy, read_policy
-from flywheel_trainer.prompts import fit_prompt, render, token_ids, with_character
+from flywheel_trainer.prompts import fit_prompt, render, split_tools, token_ids, trainer_tokenizer, with_character
 from flywheel_trainer.rewards import Composite, load_composite
 
 _KL_PROMPTS = 16
@@ -50,8 +50,8 @@ def run(ctx: StageContext) -> StageOutcome:
             temperature=params.temperature,
             beta=params.beta,
         ),
-        train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in prompts]),
-        processing_class=start.tokenizer,
+        train_dataset=Dataset.from_list([{"prompt": split_tools(prompt)[0]} for prompt in prompts]),
+        processing_class=trainer_tokenizer(start.tokenizer, ctx.spec.characters),
         peft_config=training.lora(params, "CAUSAL_LM"),
     )
     texts = [token_ids(start.tokenizer, render(start.tokenizer, prompt, reply_next=True)) for prompt in prompts]

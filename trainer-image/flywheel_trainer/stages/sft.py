@@ -6,6 +6,7 @@ from trl import SFTConfig, SFTTrainer
 
 from flywheel_contract.stages import Role
 from flywheel_trainer import reports, training
+from flywheel_trainer.annotation import tool_calls
 from flywheel_trainer.context import StageContext, StageOutcome
 from flywheel_trainer.errors import ConfigError
 from flywheel_trainer.examples import conversations, encode_replies, require, without_judged
@@ -50,7 +51,9 @@ def _examples(
         given = conversations(ctx, role)
         found = without_judged(ctx, given)
         counts["dropped-held-out"] += len(given) - len(found)
-        for row in found:
+        labelled, calls = tool_calls.trainable(found, ctx.spec.params.agreement, ctx.spec.characters)
+        counts |= {name: counts.get(name, 0) + number for name, number in calls.items()}
+        for row in labelled:
             messages = with_character(row.messages, row.character, ctx.spec.characters)
             example = encode_replies(tokenizer, messages, ctx.spec.params.max_length, all_replies=all_replies)
             counts["dropped-too-long"] += example is None

@@ -1,0 +1,1 @@
+"""What people say about replies: tasks for annotators, their labels, and how far they agree."""
