@@ -130,7 +130,7 @@ def test_it_goes_on_once_the_first_pod_is_known() -> None:
 def test_sigterm_while_it_waits_burns_no_retry(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLYWHEEL_TERMINATION_LOG", workshop.environment()["FLYWHEEL_TERMINATION_LOG"])
 
-    def stop(_name: str) -> bool:
+    def stop(_name: str, _seconds: float) -> bool:
         signal.raise_signal(signal.SIGTERM)
         return True
 

@@ -139,7 +139,12 @@ def test_a_dry_run_counts_rows_tokens_and_parameters_in_the_order_of_the_inputs(
     rows = tiny_data.traffic(30)
     traffic = unresolved(model_bench, "traffic", model_bench.data("counted", rows), "traffic-a")
     pairs = unresolved(model_bench, "preferences", model_bench.data("pairs", tiny_data.preferences(20)), "pairs")
-    general = unresolved(model_bench, "general", model_bench.data("general", rows[:3]), "general")
+    general = unresolved(
+        model_bench,
+        "general",
+        model_bench.data("general", [{"messages": row["messages"]} for row in rows[:3]]),
+        "general",
+    )
     parent = unresolved(model_bench, "policy", "pvc://lab/models/one", "parent")
     code, found = sizes(model_bench, traffic, pairs, general, parent, maxTokens=4096)
     assert code == 0, found

@@ -96,7 +96,7 @@ def run(arguments: Sequence[str], stage: Stage, together: Gang) -> int:
     # Early, because the first process of a container ignores SIGTERM until it handles it.
     before = signal.signal(signal.SIGTERM, pass_on)
     try:
-        if together.nodes > 1 and not await_address(together.address):
+        if together.nodes > 1 and not await_address(together.address, RENDEZVOUS_SECONDS):
             said = (
                 f"the first of the {together.nodes} pods, {together.address}, could not be found within "
                 f"{RENDEZVOUS_SECONDS:.0f} s: has every pod a node, and does the cluster's DNS answer?"
@@ -119,7 +119,7 @@ def run(arguments: Sequence[str], stage: Stage, together: Gang) -> int:
         signal.signal(signal.SIGTERM, before)
 
 
-def await_address(address: str, seconds: float = RENDEZVOUS_SECONDS, resolve: Resolve = socket.gethostbyname) -> bool:
+def await_address(address: str, seconds: float, resolve: Resolve = socket.gethostbyname) -> bool:
     """Whether `address` has become known within `seconds`. The name of a pod is known once the pod has an address."""
     deadline = time.monotonic() + seconds
     while True:
