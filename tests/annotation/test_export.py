@@ -153,3 +153,17 @@ def test_what_cannot_work_is_said_before_anything_is_written(desk: Desk) -> None
     code, _, err = desk.export("Ranking", [pair()])  # type: ignore[arg-type]
     assert (code, "a row is a JSON object" in err) == (65, True)
     assert not (desk.folder / "out").exists()
+
+
+def test_rows_are_found_by_uri_and_a_number_of_items_is_at_least_one(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (desk.folder / "lab").mkdir()
+    desk.rows({}, pair(), name="lab/rows.jsonl")
+    monkeypatch.setenv("FLYWHEEL_CLAIMS_ROOT", str(desk.folder))
+    code, _, err = desk.export("Ranking", pair(), more=("--input", "pvc://lab/rows.jsonl"))
+    assert (code, "lab/rows.jsonl, line 1: " in err) == (65, True)
+    with pytest.raises(SystemExit) as ended:
+        desk.export("Ranking", pair(), more=("--max-items", "0"))
+    assert ended.value.code == 64
+    assert "at least 1" in capsys.readouterr().err

@@ -295,3 +295,35 @@ def test_a_report_has_agreement_for_each_question_and_origin(desk: Desk) -> None
     templated = report["questions"]["templated"]["Internal"]
     assert (templated["items"], templated["itemsWithSeveralReviews"], templated["alpha"]) == (8, 8, 1.0)
     assert json.loads((desk.folder / "in/_report.json").read_text(encoding="utf-8")) == report
+
+
+def test_an_item_has_a_reviewer_once_and_not_hundreds(desk: Desk) -> None:
+    desk.export("Ranking", pair())
+    (task,) = desk.tasks()
+    code, _, err = desk.import_([annotated(task, *(annotation(who, **tie()) for who in range(1, 102)))])
+    assert (code, "task 1: reviews: List should have at most 100 items" in err) == (65, True)
+
+
+def test_of_a_tool_call_the_second_reply_has_the_call(desk: Desk) -> None:
+    review = {**REVIEW, "ranks": None, "call": "None", "callIsGood": False}
+    given = desk.rows(label(kind="ToolCall", reviews=[review]))
+    code, _, err = desk.run("import", "--labels", given, "--output", "y")
+    assert (code, "the first is without the call and the second with it" in err) == (65, True)
+
+
+def test_a_reply_that_says_nothing_is_not_imitated(desk: Desk) -> None:
+    desk.export("ToolCall", proposed_call(reply=""))
+    (task,) = desk.tasks()
+    _, report, _ = desk.import_([annotated(task, call(1, "None"), call(2, "None"))])
+    assert report["counts"]["toolCallsNone"] == 1
+    assert not (desk.folder / "in/tool-calls").exists()
+    assert not (desk.folder / "in/tool-preferences").exists()
+
+
+def test_what_nobody_agrees_on_has_no_agreed_win_rate(desk: Desk) -> None:
+    desk.export("SideBySide", side_by_side())
+    (task,) = desk.tasks()
+    _, report, _ = desk.import_([annotated(task, annotation(1, **tie()))])
+    assert report["sideBySide"] == {"all": report["sideBySide"]["Internal"], "Internal": report["sideBySide"]["all"]}
+    assert set(report["sideBySide"]["all"]) == {"items", "itemsWithSeveralReviews", "itemsAgreed", "reviews", "winRate"}
+    assert report["sideBySide"]["all"]["winRate"]["value"] == 0.5

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from e2e import tiny_data, tiny_model
 from flywheel_contract.characters import Character
@@ -14,6 +15,7 @@ from flywheel_trainer import prompts
 from flywheel_trainer.annotation import tool_calls
 from flywheel_trainer.data.rows import Conversation, Preference, read_traffic
 from flywheel_trainer.errors import DataError, ModelError
+from flywheel_trainer.models import load_tokenizer, read_scorer
 from tests.trainer.workshop import Workshop
 
 Json = dict[str, Any]
@@ -227,3 +229,28 @@ def test_a_reward_model_is_measured_on_agreed_pairs_only(shop: ToolShop) -> None
     assert counts["held-out-no-agreement"] > 0
     assert result.metrics["annotatorAgreement"].n == counts["held-out-pairs"]  # type: ignore[index]
     assert -1 <= result.metrics["annotatorAgreement"].value < 1  # type: ignore[index]
+
+
+@pytest.mark.training
+def test_grpo_samples_with_the_characters_tools_and_a_judge_that_knows_none(shop: ToolShop, tiny_judge: Path) -> None:
+    shop.add_model(tiny_judge, "judge")
+    inputs = [
+        policy(shop),
+        shop.input("prompts", shop.add_data("prompts", tiny_data.traffic(8))),
+        shop.input("reward", "pvc://lab/models/judge"),
+    ]
+    result = shop.succeed("rl", inputs, **SHORT | {"maxSteps": 1, "numGenerations": 2, "maxNewTokens": 8})
+    saved = shop.path(shop.model(result)) / "chat_template.jinja"
+    assert saved.read_text(encoding="utf-8") == TOOL_TEMPLATE, "the tools of a character do not end up in the model"
+
+
+@pytest.fixture
+def tiny_judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tiny_model.build(tmp_path_factory.mktemp("base"))
+    judge = tmp_path_factory.mktemp("judge")
+    model, own = read_scorer(folder, torch.float32), load_tokenizer(folder)
+    torch.nn.init.normal_(model.score.weight)
+    model.config.pad_token_id = own.pad_token_id
+    model.save_pretrained(judge)
+    own.save_pretrained(judge)
+    return judge

@@ -18,6 +18,7 @@ from flywheel_operator.model.names import FINALIZER_SERVING as FINALIZER
 from flywheel_operator.model.observed import JobState, JobView, ServerView
 from flywheel_operator.model.phases import Phase, StageState, Verdict
 from flywheel_operator.plan import generation as planner
+from flywheel_operator.plan.servers import beside_server
 from tests.unit.build import raw_object, reward_model_spec
 from tests.unit.lab import Lab
 
@@ -221,6 +222,24 @@ def test_it_waits_for_its_characters(lab: Lab) -> None:
     lab.prompts.clear()
     lab.go("gen-1")
     assert lab.status("gen-1").phase is Phase.COMPLETED
+
+
+def test_stages_and_gateway_are_told_the_same_prompt(lab: Lab) -> None:
+    lab.prompts["prompts"] = {"luna": "You are Luna."}
+    luna = {
+        "name": "luna", "systemPromptFrom": {"name": "prompts", "key": "luna"}, "rules": ["Never leave the ship."],
+        "examples": [{"user": "Hi!", "reply": "Mind the ferns."}],
+    }  # fmt: skip
+    lab.put("gen-1", characters=[luna, {"name": "sol", "description": "A surfer."}])
+    lab.go("gen-1")
+    observed = lab.observe("gen-1")
+    assert observed.snapshot is not None
+    told = {c.name: c.prompt for c in observed.snapshot.characters}
+    beside = beside_server(observed)
+    assert beside is not None
+    assert {c.name: c.system_prompt for c in beside.config.characters} == told
+    assert told["sol"] == "A surfer."
+    assert told["luna"].startswith("You are Luna.\n\nRules:\n- Never leave the ship.")
 
 
 def test_waiting_after_a_suspension_is_pending(lab: Lab) -> None:

@@ -4,12 +4,12 @@ import argparse
 import importlib
 import sys
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 from flywheel_contract import paths
-from flywheel_contract.exit_codes import ExitCode
 from flywheel_contract.stages import Stage
 from flywheel_trainer import launch, logs, runner
+from flywheel_trainer.usage import Parser
 
 _OTHERS: Final = {
     "serve": "flywheel_trainer.serving.serve",
@@ -34,16 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
     return int(runner.run_stage(stage, parsed.spec))
 
 
-class _Parser(argparse.ArgumentParser):
-    """Wrong usage is the user's mistake, and has the exit code of one."""
-
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(ExitCode.USAGE, f"{self.prog}: {message}\n")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="flywheel-trainer",
         description="Runs one stage of a generation as its StageSpec says, or serves a model.",
         epilog="serve, probe and annotate have options of their own: flywheel-trainer serve --help",

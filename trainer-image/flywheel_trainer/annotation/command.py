@@ -12,14 +12,14 @@ from pydantic import TypeAdapter, ValidationError
 from flywheel_contract.characters import Character
 from flywheel_contract.exit_codes import ExitCode
 from flywheel_contract.pairs import AgreementParams
-from flywheel_contract.params import PrivacyParams
 from flywheel_contract.stages import Origin
-from flywheel_trainer.annotation import label_studio, outcomes, side_by_side, sources
+from flywheel_trainer.annotation import identifiers, label_studio, outcomes, side_by_side, sources
 from flywheel_trainer.annotation.formats import Item, Kind, Label, dumped, explained, read
 from flywheel_trainer.annotation.hashing import read_key
-from flywheel_trainer.data.privacy import PrivacyFilter
+from flywheel_trainer.artifacts import Store
 from flywheel_trainer.data.rows import DATA_FILE, write_rows
 from flywheel_trainer.errors import ConfigError, StageError
+from flywheel_trainer.usage import Parser
 
 TASKS: Final = "tasks.json"
 CONFIGURATION: Final = "labelling.xml"
@@ -40,11 +40,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="flywheel-trainer annotate", description=__doc__)
+    parser = Parser(prog="flywheel-trainer annotate", description=__doc__)
     commands = parser.add_subparsers(required=True)
     out = commands.add_parser("export", help="write Label Studio tasks")
     out.add_argument("--kind", type=Kind, choices=list(Kind), required=True, metavar="|".join(Kind))
-    out.add_argument("--input", type=Path, required=True, help="rows of a stage: a file or folder")
+    out.add_argument("--input", required=True, help="rows of a stage: a file or folder, by path or URI (pvc://, s3://)")
     out.add_argument("--output", type=Path, required=True, help="folder for tasks, configuration and items")
     out.add_argument("--key-file", type=Path, required=True, help="at least 16 random bytes; hashes ids, blinds orders")
     out.add_argument("--characters", type=Path, help="spec.characters as JSON: description and rules are shown")
@@ -73,7 +73,7 @@ def _positive(text: str) -> int:
 
 def _export(parsed: argparse.Namespace) -> dict[str, Any]:
     characters = _characters(parsed.characters)
-    found, counts = sources.items(parsed.input, parsed.kind, parsed.origin, read_key(parsed.key_file))
+    found, counts = sources.items(_local(parsed.input), parsed.kind, parsed.origin, read_key(parsed.key_file))
     drawn = sources.draw(found, parsed.max_items)
     tasks = label_studio.tasks(drawn, characters)
     parsed.output.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ def _import(parsed: argparse.Namespace) -> dict[str, Any]:
         labels, counts = label_studio.labels(parsed.export, read(parsed.items, Item, "items"), blinding)
     else:
         labels = read(parsed.labels, Label, "labels")
-    found = outcomes.outcome(labels, params, PrivacyFilter(PrivacyParams().entities).found)
+    found = outcomes.outcome(labels, params, identifiers.finder())
     for name, rows in (
         ("preferences", found.preferences),
         ("rewrites", found.rewrites),
@@ -115,6 +115,11 @@ def _import(parsed: argparse.Namespace) -> dict[str, Any]:
         report["sideBySide"] = side_by_side.report(compared, params)
     _write(parsed.output / REPORT, report)
     return report
+
+
+def _local(text: str) -> Path:
+    """A path as it is, a URI as the stages read it: from the mounted claim, or fetched."""
+    return Store().local(text) if "://" in text else Path(text)
 
 
 def _agreement(parsed: argparse.Namespace) -> AgreementParams:

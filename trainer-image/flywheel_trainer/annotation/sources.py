@@ -8,11 +8,10 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from flywheel_contract.params import PrivacyParams
 from flywheel_contract.stages import Origin
+from flywheel_trainer.annotation import identifiers
 from flywheel_trainer.annotation.formats import Id, Item, Kind, Reply, explained
 from flywheel_trainer.annotation.hashing import Blinding
-from flywheel_trainer.data.privacy import PrivacyFilter
 from flywheel_trainer.data.rows import FunctionCall, Message, raw_rows
 from flywheel_trainer.errors import DataError
 
@@ -66,12 +65,12 @@ def items(path: Path, kind: Kind, origin: Origin | None, blinding: Blinding) -> 
     """
     found: list[Item] = []
     counts: Counter[str] = Counter(rows=0, duplicates=0)
-    private = PrivacyFilter(PrivacyParams().entities)
+    private = identifiers.finder()
     seen: set[str] = set()
     for place, value in raw_rows(path):
         counts["rows"] += 1
         item = _item(place, value, kind, origin, blinding)
-        entity = next(filter(None, map(private.found, _texts(item))), None)
+        entity = next(filter(None, map(private, _texts(item))), None)
         if entity is not None:
             counts[f"droppedPrivacy.{entity}"] += 1
         elif item.item in seen:
