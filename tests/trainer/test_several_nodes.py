@@ -29,7 +29,7 @@ ZERO_3 = json.dumps(
         "zero_optimization": {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True},
     }
 )
-TOLERANCE = 1e-4
+TOLERANCE = 1e-5
 """Relative. fp32 rounds at 6e-8; a few thousand sums per loss in another order, and six steps of Adam, whose first
 ones divide by the gradient's own size, make up to three digits of that."""
 
