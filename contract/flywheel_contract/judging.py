@@ -1,8 +1,9 @@
-"""What the style reports can be told."""
+"""What evaluation and the style reports can be told: style artefacts, the judge, benchmarks."""
 
-from typing import Annotated, Final
+from enum import StrEnum
+from typing import Annotated, Final, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from flywheel_contract.base import Record
 
@@ -37,4 +38,79 @@ class StyleParams(Record):
     )
     length_tolerance: float = Field(
         0.5, ge=0, le=100, description="Reply length jumps where it grows by more than this share of the baseline's."
+    )
+
+
+class JudgeQuestion(StrEnum):
+    """What a judge can be asked about a reply. Each answer is yes or no."""
+
+    FALSE_REFUSAL = "FalseRefusal"
+    PREACHY = "Preachy"
+    COOPERATION = "Cooperation"
+    INSTRUCTION_FOLLOWING = "InstructionFollowing"
+    INSTRUCTION_VIOLATION = "InstructionViolation"
+    TEMPLATED = "Templated"
+
+
+class JudgeEndpoint(Record):
+    """An OpenAI-compatible endpoint."""
+
+    url: str = Field(
+        pattern=r"^https?://[!#-\[\]-~]+$",
+        max_length=512,
+        description="Base URL, as in https://host/v1; /chat/completions is added.",
+    )
+    model: str = Field(min_length=1, max_length=253, description="Name of the model at the endpoint.")
+    api_key_env: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        max_length=128,
+        description="Environment variable that holds the key; name its Secret in runtime.secretEnv.",
+    )
+    timeout_seconds: int = Field(60, ge=1, le=3600, description="Longest wait for one answer.")
+    max_concurrency: int = Field(8, ge=1, le=256, description="Requests under way at a time.")
+
+
+class JudgeParams(Record):
+    """A judge reads replies of candidate and baseline and answers questions about each."""
+
+    endpoint: JudgeEndpoint | None = Field(
+        None, description="Where the judge is asked; left out, evaluation.judgeModel is the judge."
+    )
+    questions: list[JudgeQuestion] = Field(
+        default_factory=lambda: list(JudgeQuestion),
+        min_length=1,
+        max_length=len(JudgeQuestion),
+        description="What it is asked.",
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+    )
+    max_prompts_per_origin: int = Field(128, ge=1, le=1_000_000, description="Prompts of each origin that are judged.")
+    min_answered: float = Field(
+        0.9,
+        gt=0,
+        le=1,
+        description="Share of the answers to a question that must be readable; below it, it counts as not measured.",
+    )
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        if len(set(self.questions)) != len(self.questions):
+            raise ValueError("questions: every question may stand there once only")
+        return self
+
+
+class BenchmarkParams(Record):
+    """General benchmarks by lm-evaluation-harness."""
+
+    tasks: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]+$", max_length=128)]] = Field(
+        min_length=1,
+        max_length=32,
+        description="Names of its tasks, or of those in evaluation.benchmarkTasks.",
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+    )
+    limit: int | None = Field(None, ge=1, le=1_000_000, description="Use at most this many documents of each task.")
+    num_fewshot: int | None = Field(None, ge=0, le=64, description="Examples in the prompt; default: the task's own.")
+    apply_chat_template: bool = Field(True, description="Ask in the model's chat template.")
+    tolerance: float = Field(
+        0.02, ge=0, le=1, description="The default gate stops a task's loss of more than this against the baseline."
     )

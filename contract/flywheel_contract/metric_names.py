@@ -63,6 +63,15 @@ class Metric(StrEnum):
     WIN_RATE_INTERNAL = "winRateInternal"
     WIN_RATE_USER = "winRateUser"
     WIN_RATE_GAP = "winRateGap"
+    WIN_RATE_PARENT = "winRateParent"
+    PAIRWISE_WIN_RATE = "pairwiseWinRate"
+    PAIRWISE_WIN_RATE_INTERNAL = "pairwiseWinRateInternal"
+    PAIRWISE_WIN_RATE_USER = "pairwiseWinRateUser"
+    PAIRWISE_DISAGREEMENT = "pairwiseDisagreement"
+    REWARD_GAIN = "rewardGain"
+    HELD_OUT_KL = "heldOutKl"
+    KL_WITHOUT_REWARD = "klWithoutReward"
+    STYLE_JUMPS = "styleJumps"
     PERPLEXITY = "perplexity"
     PERPLEXITY_RATIO = "perplexityRatio"
     REPLY_LENGTH = "replyLength"
@@ -73,6 +82,24 @@ class Metric(StrEnum):
     EMOJI_RATE_INCREASE = "emojiRateIncrease"
     STOCK_PHRASE_RATE = "stockPhraseRate"
     STOCK_PHRASE_RATE_INCREASE = "stockPhraseRateIncrease"
+    WALL_OF_TEXT_RATE = "wallOfTextRate"
+    WALL_OF_TEXT_RATE_INCREASE = "wallOfTextRateIncrease"
+    POSITIVE_SENTIMENT_RATE = "positiveSentimentRate"
+    POSITIVE_SENTIMENT_RATE_INCREASE = "positiveSentimentRateIncrease"
+    FALSE_REFUSAL_RATE = "falseRefusalRate"
+    FALSE_REFUSAL_RATE_INCREASE = "falseRefusalRateIncrease"
+    PREACHY_RATE = "preachyRate"
+    PREACHY_RATE_INCREASE = "preachyRateIncrease"
+    COOPERATION_RATE = "cooperationRate"
+    COOPERATION_RATE_INCREASE = "cooperationRateIncrease"
+    INSTRUCTION_FOLLOWING_RATE = "instructionFollowingRate"
+    INSTRUCTION_FOLLOWING_RATE_INCREASE = "instructionFollowingRateIncrease"
+    INSTRUCTION_VIOLATION_RATE = "instructionViolationRate"
+    INSTRUCTION_VIOLATION_RATE_INCREASE = "instructionViolationRateIncrease"
+    TEMPLATED_RATE = "templatedRate"
+    TEMPLATED_RATE_INCREASE = "templatedRateIncrease"
+    JUDGE_AGREEMENT = "judgeAgreement"
+    BENCHMARK_CHANGE = "benchmarkChange"
 
 
 _TRAINING: Final = (
@@ -148,6 +175,33 @@ REPORTED_BY: Final[dict[Stage, tuple[Metric, ...]]] = {
         Metric.EMOJI_RATE_INCREASE,
         Metric.STOCK_PHRASE_RATE,
         Metric.STOCK_PHRASE_RATE_INCREASE,
+        Metric.WIN_RATE_PARENT,
+        Metric.PAIRWISE_WIN_RATE,
+        Metric.PAIRWISE_WIN_RATE_INTERNAL,
+        Metric.PAIRWISE_WIN_RATE_USER,
+        Metric.PAIRWISE_DISAGREEMENT,
+        Metric.REWARD_GAIN,
+        Metric.HELD_OUT_KL,
+        Metric.KL_WITHOUT_REWARD,
+        Metric.STYLE_JUMPS,
+        Metric.WALL_OF_TEXT_RATE,
+        Metric.WALL_OF_TEXT_RATE_INCREASE,
+        Metric.POSITIVE_SENTIMENT_RATE,
+        Metric.POSITIVE_SENTIMENT_RATE_INCREASE,
+        Metric.FALSE_REFUSAL_RATE,
+        Metric.FALSE_REFUSAL_RATE_INCREASE,
+        Metric.PREACHY_RATE,
+        Metric.PREACHY_RATE_INCREASE,
+        Metric.COOPERATION_RATE,
+        Metric.COOPERATION_RATE_INCREASE,
+        Metric.INSTRUCTION_FOLLOWING_RATE,
+        Metric.INSTRUCTION_FOLLOWING_RATE_INCREASE,
+        Metric.INSTRUCTION_VIOLATION_RATE,
+        Metric.INSTRUCTION_VIOLATION_RATE_INCREASE,
+        Metric.TEMPLATED_RATE,
+        Metric.TEMPLATED_RATE_INCREASE,
+        Metric.JUDGE_AGREEMENT,
+        Metric.BENCHMARK_CHANGE,
     ),
 }
 """Which stage reports which metrics. A stage that cannot measure one leaves it out; it never reports a stand-in."""

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from flywheel_contract.base import Record
 from flywheel_contract.curation_params import ConstraintsParams, DiversityParams
+from flywheel_contract.judging import BenchmarkParams, JudgeParams
 from flywheel_contract.pairs import AgreementParams, PairFilterParams
 
 
@@ -179,6 +180,11 @@ class EvaluateParams(SamplingParams):
     max_prompts_per_origin: int = Field(512, ge=1, le=1_000_000, description="Prompts used from each origin.")
     bootstrap_samples: int = Field(2000, ge=100, le=100_000, description="Resamples over users behind the intervals.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Two-sided confidence of the intervals.")
+    checkpoint_prompts_per_origin: int = Field(
+        64, ge=1, le=1_000_000, description="Prompts of each origin that the models of the stages between answer too."
+    )
+    judge: JudgeParams | None = Field(None, description="Ask a judge about the replies; left out, none is asked.")
+    benchmarks: BenchmarkParams | None = Field(None, description="General benchmarks; left out, none is run.")
 
 
 class ResolveParams(Record):

@@ -1,10 +1,12 @@
 """StageResult: how a stage's outcome reaches the operator, as the container's termination message (4096 bytes)."""
 
+import base64
 import json
+import zlib
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from flywheel_contract.base import Digest, Name, Record
 from flywheel_contract.manifest import Measurement
@@ -93,7 +95,8 @@ class StageResult(Record):
         return self
 
     def to_termination_message(self) -> str:
-        """Compact JSON of at most 4096 bytes; a message that does not fit is cut, nothing else ever is.
+        """Compact JSON of at most 4096 bytes. Where it is longer, the metrics are packed; a message that does not fit
+        even then is cut, nothing else ever is.
 
         Raises:
             ValueError: it does not fit even without a message (the limits above make that impossible for a stage's
@@ -104,6 +107,9 @@ class StageResult(Record):
             name: {key: _short(v) if key != "n" else v for key, v in m.items()} for name, m in result["metrics"].items()
         }
         text = _compact(result)
+        if len(text) > TERMINATION_MESSAGE_BYTES:
+            result["metrics"] = _packed(result["metrics"])
+            text = _compact(result)
         while len(text) > TERMINATION_MESSAGE_BYTES and result.get("message"):
             surplus = len(text) - TERMINATION_MESSAGE_BYTES
             # An escaped character takes at most 12 bytes (a surrogate pair), so this never cuts too little for ever.
@@ -122,6 +128,24 @@ class StageResult(Record):
             pydantic.ValidationError: it is no StageResult.
         """
         return cls.model_validate_json(text)
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _unpack(cls, value: object) -> object:
+        """Metrics as `to_termination_message` packs them: zlib, then base 85, whose alphabet JSON leaves alone."""
+        if not isinstance(value, str):
+            return value
+        try:
+            rows = json.loads(zlib.decompress(base64.b85decode(value)))
+            keys = ("value", "low", "high", "n")
+            return {name: {k: v for k, v in zip(keys, row, strict=True) if v is not None} for name, row in rows.items()}
+        except (ValueError, TypeError, AttributeError, zlib.error) as error:
+            raise ValueError("the packed metrics cannot be read") from error
+
+
+def _packed(metrics: dict[str, dict[str, Any]]) -> str:
+    rows = {name: [m.get(key) for key in ("value", "low", "high", "n")] for name, m in metrics.items()}
+    return base64.b85encode(zlib.compress(_compact(rows).encode(), 9)).decode()
 
 
 def _compact(value: dict[str, Any]) -> str:

@@ -53,7 +53,15 @@ class Role(StrEnum):
     POLICY = "policy"
     """The model that the stage starts from, or judges."""
     BASELINE = "baseline"
-    """The model that the candidate is judged against (evaluate)."""
+    """The model that the candidate is judged against: what is in production, else the parent (evaluate)."""
+    PARENT = "parent"
+    """The model that the Generation started from, where it is not the baseline (evaluate)."""
+    CHECKPOINT = "checkpoint"
+    """The model of a stage between parent and candidate (evaluate)."""
+    JUDGE = "judge"
+    """A language model that answers questions about replies (evaluate)."""
+    BENCHMARK = "benchmark"
+    """A folder of task files of lm-evaluation-harness (evaluate)."""
     REWARD = "reward"
     """A trained reward model, with its weight."""
     EMBEDDER = "embedder"
@@ -71,3 +79,6 @@ OUTPUTS: Final[dict[Stage, tuple[str, ...]]] = {
     Stage.EVALUATE: ("report",),
 }
 """The outputs of each stage: folders below the stage's own, named in its manifest with their digests."""
+
+EVALUATION_PAGE: Final = "report.html"
+"""In the output `report` of stage evaluate: what a person reads."""

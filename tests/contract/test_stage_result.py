@@ -1,5 +1,10 @@
 """StageResult: the largest one fits, a long message is cut, nothing else ever is."""
 
+import base64
+import json
+import random
+import zlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,6 +80,33 @@ def test_the_largest_result_fits(stage: Stage, character: str, number: float) ->
     kept = read.message.removesuffix("…")
     assert result.message.startswith(kept)
     assert len(kept) > 20, "there is always room for a sentence"
+
+
+@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize("seed", range(5))
+def test_the_largest_result_fits_when_no_two_numbers_are_alike(stage: Stage, seed: int) -> None:
+    draw = random.Random(seed)
+
+    def number() -> float:
+        return -float(f"{draw.uniform(1, 10):.5f}e-{draw.randrange(100, 300)}")
+
+    metrics = {
+        m: Measurement(value=number(), low=number(), high=number(), n=draw.randrange(2**52, 2**53))
+        for m in REPORTED_BY[stage]
+    }
+    result = largest(stage, 0.0, "\0").model_copy(update={"metrics": metrics})
+    text = result.to_termination_message()
+    assert len(text.encode()) <= TERMINATION_MESSAGE_BYTES
+    read = StageResult.from_termination_message(text)
+    assert {m: v.n for m, v in read.metrics.items()} == {m: v.n for m, v in metrics.items()}
+    assert len(read.message) > 20
+
+
+@pytest.mark.parametrize("packed", ["", "no base 85 \\", "Xk~0{Zv", base64.b85encode(zlib.compress(b"[1]")).decode()])
+def test_packed_metrics_that_cannot_be_read(packed: str) -> None:
+    text = json.dumps({"stage": "evaluate", "reason": "Succeeded", "metrics": packed})
+    with pytest.raises(ValidationError, match="packed metrics cannot be read"):
+        StageResult.from_termination_message(text)
 
 
 def test_numbers_keep_six_digits_and_counts_all_of_theirs() -> None:

@@ -205,6 +205,18 @@ GENERATION_MISTAKES = [
         {"characters": [{"name": "luna", "systemPrompt": "a", "systemPromptFrom": {"name": "a", "key": "b"}}]},
     ),
     Mistake(
+        "character that says nothing",
+        "spec.characters[0]",
+        "or a description",
+        {"characters": [{"name": "luna", "rules": ["Be kind."]}]},
+    ),
+    Mistake(
+        "tool with a name that templates cannot write",
+        "spec.characters[0].tools[0].name",
+        "should match",
+        {"characters": [{"name": "luna", "systemPrompt": "a", "tools": [{"name": "draw it", "description": ""}]}]},
+    ),
+    Mistake(
         "learning rate of the wrong type",
         "spec.recipe.sft.learningRate",
         "number",

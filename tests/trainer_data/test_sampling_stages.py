@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from e2e import tiny_data
+from e2e import tiny_data, tiny_model
 from flywheel_contract.metric_names import REPORTED_BY, Metric
 from flywheel_contract.params import SamplingParams
 from flywheel_contract.stage_result import Reason, StageResult
@@ -21,6 +21,11 @@ from flywheel_trainer.stages import rejection_sample
 from tests.trainer_data.workbench import Workbench
 
 SHORT = {"maxNewTokens": 12, "batchSize": 8}
+ON_REQUEST = {
+    m for m in Metric if m.name.startswith(("PAIRWISE", "FALSE_REFUSAL", "PREACHY", "COOPERATION", "INSTRUCTION",
+                                            "TEMPLATED", "JUDGE", "BENCHMARK"))
+}  # fmt: skip
+"""What needs a judge, a pairwise model or benchmarks."""
 ASKED = [{"role": "user", "content": "Do you like the sea?"}]
 
 
@@ -157,23 +162,63 @@ def test_all_metrics_come_with_intervals_and_the_number_of_users(
     model_bench: Workbench, evaluated: StageResult
 ) -> None:
     metrics = evaluated.metrics
-    assert set(metrics) == set(REPORTED_BY[Stage.EVALUATE])
+    asked_for = {m for m in REPORTED_BY[Stage.EVALUATE] if m not in ON_REQUEST}
+    assert set(metrics) == asked_for
     for name, m in metrics.items():
-        assert m.low is not None, name
-        assert m.low <= m.value <= m.high, name
         assert m.n > 0, name
+        if name not in (Metric.STYLE_JUMPS, Metric.KL_WITHOUT_REWARD):
+            assert m.low is not None, name
+            assert m.low <= m.value <= m.high, name
     internal, user = metrics[Metric.WIN_RATE_INTERNAL], metrics[Metric.WIN_RATE_USER]
     assert metrics[Metric.WIN_RATE].value == pytest.approx((internal.value + user.value) / 2, rel=1e-4)
     assert metrics[Metric.WIN_RATE_GAP].value == pytest.approx(abs(internal.value - user.value), abs=1e-4)
     assert metrics[Metric.WIN_RATE].n == internal.n + user.n
     report = json.loads((model_bench.folder(evaluated) / "report/report.json").read_text())
-    assert set(report) == {"metrics", "counts", "rewardModels", "baselineStyle", "sampling", "seed"}
+    assert set(report) == {
+        "metrics", "counts", "models", "againstParent", "rewardModels", "baselineStyle", "way", "artefacts", "jumps",
+        "sampling", "seed",
+    }  # fmt: skip
+    assert metrics[Metric.WIN_RATE_PARENT] == metrics[Metric.WIN_RATE], "the baseline is the parent"
+    assert [point["model"] for point in report["way"]] == ["baseline", "policy"]
+    assert report["way"][0]["kl"]["value"] == report["way"][0]["rewardGain"]["value"] == 0
+    assert metrics[Metric.HELD_OUT_KL].value == pytest.approx(report["way"][1]["kl"]["value"], rel=1e-4)
+    assert metrics[Metric.HELD_OUT_KL].value > 0, "two models with other weights are apart"
+    page = (model_bench.folder(evaluated) / "report/report.html").read_text()
+    assert page.count("<article>") == 20
     assert report["counts"]["promptsInternal"] == 12
     samples = lines(model_bench, evaluated, "report/samples.jsonl")
     won = np.mean([(s["candidateReward"] > s["baselineReward"]) + 0.5 * (s["candidateReward"] == s["baselineReward"])
                    for s in samples if s["origin"] == "User"])  # fmt: skip
     assert user.value == pytest.approx(won, rel=1e-4)
     assert evaluated.message.startswith(f"win rate {metrics[Metric.WIN_RATE].value:.1%} (")
+
+
+@pytest.mark.training
+def test_production_parent_and_the_stages_between_are_told_apart(model_bench: Workbench) -> None:
+    tiny_model.build(model_bench.claim / "models/third", seed=2)
+    rows = model_bench.input("evaluation", model_bench.data("apart", tiny_data.traffic(24)))
+    baseline = model_bench.input("baseline", "pvc://lab/models/other")
+    parent = model_bench.input("parent", "pvc://lab/models/third")
+    stage = model_bench.input("checkpoint", "pvc://lab/models/other") | {"name": "sft"}
+    inputs = [rows, *models(model_bench), baseline, parent, stage]
+    code, result = model_bench.run("evaluate", inputs, **SHORT, bootstrapSamples=100, checkpointPromptsPerOrigin=4)
+    assert code == 0, result.message
+    report = json.loads((model_bench.folder(result) / "report/report.json").read_text())
+    assert report["models"] == {
+        "candidate": "policy", "baseline": "baseline", "parent": "parent", "checkpoints": []
+    }, "the stage left what is in production: it has been asked already"  # fmt: skip
+    assert result.metrics[Metric.WIN_RATE_PARENT].value == pytest.approx(
+        report["againstParent"]["winRate"]["value"], rel=1e-4
+    )
+    tiny_model.build(model_bench.claim / "models/fourth", seed=3)
+    stage = model_bench.input("checkpoint", "pvc://lab/models/fourth") | {"name": "sft"}
+    code, result = model_bench.run(
+        "evaluate", [*inputs[:-1], stage], **SHORT, bootstrapSamples=100, checkpointPromptsPerOrigin=4
+    )
+    report = json.loads((model_bench.folder(result) / "report/report.json").read_text())
+    assert [point["model"] for point in report["way"]] == ["parent", "sft", "policy"]
+    assert all(point["rewardGain"]["n"] <= 8 for point in report["way"])
+    assert result.metrics[Metric.KL_WITHOUT_REWARD].n == report["way"][0]["rewardGain"]["n"]
 
 
 @pytest.mark.training

@@ -35,6 +35,8 @@ HEALTHY: dict[Metric, Measurement] = {
     Metric.LIST_RATE_INCREASE: Measurement(value=0.01, low=-0.01, high=0.03, n=600),
     Metric.EMOJI_RATE_INCREASE: Measurement(value=0.02, low=0.0, high=0.04, n=600),
     Metric.STOCK_PHRASE_RATE_INCREASE: Measurement(value=0.0, low=-0.02, high=0.02, n=600),
+    Metric.STYLE_JUMPS: Measurement(value=0, n=600),
+    Metric.KL_WITHOUT_REWARD: Measurement(value=0, n=120),
 }
 """A healthy launch of the paper: 60 % on user prompts, 58 % on internal ones."""
 

@@ -6,13 +6,16 @@ from typing import Any
 import pytest
 
 from flywheel_contract.stage_result import Size, StageResult
-from flywheel_contract.stage_spec import StageSpec
+from flywheel_contract.stage_spec import MAX_INPUTS, Input, StageSpec
 from flywheel_contract.stages import Origin, Role, Stage
 from flywheel_operator.decide.estimate import Sizes, Source, Work, estimate
 from flywheel_operator.model.generation import GenerationSpec
 from flywheel_operator.model.names import COMMAND_RERUN
 from flywheel_operator.model.observed import JobState
 from flywheel_operator.model.phases import Phase, Verdict
+from flywheel_operator.plan import dry_run
+from flywheel_operator.plan.prerequisites import Prerequisites
+from flywheel_operator.plan.stage_specs import resolve_generation
 from tests.unit.build import generation_spec, raw_object, result_of, reward_model_spec
 from tests.unit.lab import Lab
 
@@ -158,3 +161,24 @@ def test_a_result_without_sizes_does_not_count(lab: Lab) -> None:
 def test_only_a_result_of_resolve_has_sizes() -> None:
     with pytest.raises(ValueError, match="tells sizes"):
         StageResult.model_validate({"stage": "sft", "reason": "Succeeded", "sizes": [[1, 2]]})
+
+
+def test_where_too_much_is_named_what_counts_is_looked_at() -> None:
+    origins = [{"origin": "User", "uri": "pvc://data/x"}]
+    spec = GenerationSpec.model_validate(
+        generation_spec(
+            data={
+                "traffic": [{"name": f"t{i}", **origins[0]} for i in range(6)],
+                "preferences": [{"name": f"p{i}", **origins[0]} for i in range(4)],
+                "sft": [{"name": f"s{i}", "uri": "pvc://data/x"} for i in range(4)],
+            },
+            evaluation={"general": "pvc://data/g", "judgeModel": "pvc://m/j", "benchmarkTasks": "pvc://data/b"},
+            dryRun={},
+        )
+    )
+    rewards = [Input(name=f"reward-{i}", role=Role.REWARD, kind="Model", uri="pvc://m/r") for i in range(4)]
+    resolve = dry_run.counting(resolve_generation("gen-1", spec), spec, Prerequisites(None, rewards, []))
+    assert len(resolve.inputs) == MAX_INPUTS
+    assert {i.role for i in resolve.inputs} & {Role.JUDGE, Role.BENCHMARK} == set()
+    fewer = dry_run.counting(resolve_generation("gen-1", spec), spec, Prerequisites(None, [], []))
+    assert {i.role for i in fewer.inputs} >= {Role.JUDGE, Role.BENCHMARK}

@@ -1,19 +1,23 @@
 """Gates: bounds exactly met, what was not measured, and the two launches of the paper."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flywheel_contract.manifest import Measurement
 from flywheel_contract.metric_names import Metric
 from flywheel_operator.decide.gates import (
     GENERATION_GATES,
+    PAIRWISE_GATES,
     REWARD_MODEL_GATES,
     describe_failures,
     evaluate_gates,
+    generation_gates,
     passed,
     rules_in_force,
 )
 from flywheel_operator.model.common import GateRule, GatesSpec
-from flywheel_operator.model.generation import GENERATION_METRICS
+from flywheel_operator.model.generation import GENERATION_METRICS, EvaluationSpec
 from flywheel_operator.model.reward_model import REWARD_MODEL_METRICS
 from tests.unit.build import HEALTHY, OVERFITTED
 
@@ -109,3 +113,72 @@ def test_default_gates_name_what_their_stages_report() -> None:
     assert {g.metric.value for g in GENERATION_GATES} <= set(GENERATION_METRICS)
     assert {g.metric.value for g in REWARD_MODEL_GATES} <= set(REWARD_MODEL_METRICS)
     assert len({g.name for g in GENERATION_GATES}) == len(GENERATION_GATES)
+
+
+RATE = st.floats(0, 1)
+
+
+@given(RATE, RATE)
+def test_the_band_and_the_gap_decide_together(user: float, internal: float) -> None:
+    """Healthy is: better than the baseline, nowhere above 65 %, and no wider apart than ten points."""
+    both, gap = (user + internal) / 2, abs(user - internal)
+    metrics = HEALTHY | {
+        Metric.WIN_RATE: measured(both, both, both),
+        Metric.WIN_RATE_USER: measured(user, user, user),
+        Metric.WIN_RATE_INTERNAL: measured(internal, internal, internal),
+        Metric.WIN_RATE_GAP: measured(gap, gap, gap),
+    }
+    healthy = both >= 0.5 and user <= 0.65 and internal <= 0.65 and gap <= 0.10
+    assert passed(evaluate_gates(GENERATION_GATES, metrics)) is healthy
+
+
+@pytest.mark.parametrize(
+    ("user", "internal", "stopped_by"),
+    [
+        (0.60, 0.58, set()),
+        (0.65, 0.55, set()),
+        (0.6501, 0.56, {"win-rate-ceiling-user"}),
+        (0.60, 0.4999, {"win-rate-gap"}),
+        (0.707, 0.437, {"win-rate-ceiling-user", "win-rate-gap"}),
+    ],
+)
+def test_border_cases_of_the_guard(user: float, internal: float, stopped_by: set[str]) -> None:
+    gap = round(abs(user - internal), 6)
+    metrics = HEALTHY | {
+        Metric.WIN_RATE_USER: measured(user),
+        Metric.WIN_RATE_INTERNAL: measured(internal),
+        Metric.WIN_RATE_GAP: measured(gap),
+    }
+    assert {g.name for g in evaluate_gates(GENERATION_GATES, metrics) if g.verdict != "Passed"} == stopped_by
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "stopped_by"),
+    [
+        (Metric.STYLE_JUMPS, 1, "style-jumps"),
+        (Metric.KL_WITHOUT_REWARD, 0.0501, "kl-without-reward"),
+        (Metric.PAIRWISE_WIN_RATE, 0.6501, "pairwise-ceiling"),
+        (Metric.PAIRWISE_DISAGREEMENT, 0.4001, "pairwise-disagreement"),
+        (Metric.JUDGE_AGREEMENT, 0.39, "judge-agreement"),
+        (Metric.BENCHMARK_CHANGE, -0.0301, "benchmarks"),
+    ],
+)
+def test_what_an_evaluation_asks_for_has_gates_of_its_own(metric: Metric, value: float, stopped_by: str) -> None:
+    asks = EvaluationSpec.model_validate({"judge": {}, "benchmarks": {"tasks": ["sums"], "tolerance": 0.03}})
+    rules = generation_gates(asks, pairwise=True)
+    whole = HEALTHY | {
+        Metric.PAIRWISE_WIN_RATE: measured(0.6, 0.55, 0.65),
+        Metric.PAIRWISE_DISAGREEMENT: measured(0.3),
+        Metric.JUDGE_AGREEMENT: measured(0.4, n=48),
+        Metric.BENCHMARK_CHANGE: measured(-0.03),
+    }
+    assert passed(evaluate_gates(rules, whole))
+    stopped = evaluate_gates(rules, whole | {metric: measured(value)})
+    assert [g.name for g in stopped if g.verdict != "Passed"] == [stopped_by]
+    missing = evaluate_gates(rules, {m: v for m, v in whole.items() if m is not metric})
+    assert [(g.name, g.verdict) for g in missing if g.verdict != "Passed"] == [(stopped_by, "NotMeasured")]
+
+
+def test_what_is_not_asked_for_is_not_gated() -> None:
+    assert generation_gates(EvaluationSpec()) == list(GENERATION_GATES)
+    assert {g.name for g in PAIRWISE_GATES}.isdisjoint(g.name for g in generation_gates(EvaluationSpec()))

@@ -56,6 +56,8 @@ def test_the_straight_way(lab: Lab) -> None:
     assert status.verdict.result is Verdict.PROMOTED
     assert "winRate 0.59 [0.55, 0.63], n=600" in status.verdict.message
     assert status.win_rate == "0.590 [0.550, 0.630]"
+    assert status.report is not None
+    assert status.report.endswith("/report/report.html")
     assert lab.condition("gen-1", "Serving")[:2] == ("True", "Production")
     assert lab.condition("gen-1", "Complete")[0] == "True"
     assert lab.condition("gen-1", "GatesPassed")[0] == "True"

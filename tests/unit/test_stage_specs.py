@@ -100,6 +100,10 @@ def test_the_whole_recipe() -> None:
     }
     assert told(Stage.RL, given) == prompts | policy("dpo") | reward
     assert told(Stage.EVALUATE, given) == policy("rl") | reward | judging | {
+        # The models of the stages between, for style and divergence along the way.
+        "sft": (Role.CHECKPOINT, "pvc://out/sft/model"),
+        "dpo": (Role.CHECKPOINT, "pvc://out/dpo/model"),
+        "parent": (Role.PARENT, "hf://owner/base"),
         "baseline": (Role.BASELINE, "pvc://models/0"),
         "general": (Role.GENERAL, "pvc://data/general"),
     }
@@ -116,6 +120,22 @@ def test_each_stage_starts_from_the_model_before_it() -> None:
         given = snapshot(recipe=recipe)
         order = generation_stages(given.spec.recipe)
         assert policy_before(stage, given, done(*order[: order.index(stage)])).uri == uri
+
+
+def test_the_parent_is_told_once_where_it_is_the_baseline() -> None:
+    given = snapshot(recipe={"sft": {}}).model_copy(update={"baseline": PARENT})
+    inputs = told(Stage.EVALUATE, given)
+    assert inputs["baseline"] == (Role.BASELINE, "hf://owner/base")
+    assert "parent" not in inputs
+    assert Role.CHECKPOINT not in {role for role, _ in inputs.values()}, "the only stage's model is the candidate"
+
+
+def test_a_judge_and_benchmark_tasks_are_inputs() -> None:
+    evaluation = {"judge": {}, "judgeModel": "pvc://models/judge", "benchmarks": {"tasks": ["sums"]},
+                  "benchmarkTasks": "pvc://data/tasks"}  # fmt: skip
+    inputs = told(Stage.EVALUATE, snapshot(evaluation=evaluation))
+    assert inputs["judge"] == (Role.JUDGE, "pvc://models/judge")
+    assert inputs["benchmarks"] == (Role.BENCHMARK, "pvc://data/tasks")
 
 
 def test_without_rejection_sampling_sft_reads_the_prompts_and_dpo_the_given_pairs() -> None:

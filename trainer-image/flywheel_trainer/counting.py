@@ -55,6 +55,9 @@ def sizes(ctx: StageContext, found: Sequence[LocalInput]) -> list[Size]:
         if spec.kind == "Model":
             measured.append(Size(0, parameters(item.path)))
             continue
+        if spec.role is Role.BENCHMARK:
+            measured.append(Size(0, 0))  # tasks of a harness, no rows of ours
+            continue
         rows = _rows(item)
         order = sorted(range(len(rows)), key=lambda index: draw_key(ctx.spec.seed, f"{spec.name}/{index}"))
         sample = [length(rows[index]) for index in order[:SAMPLE]]

@@ -6,6 +6,7 @@ from typing import Final
 from flywheel_contract.manifest import Measurement
 from flywheel_contract.metric_names import Metric
 from flywheel_operator.model.common import GateRule, GatesSpec
+from flywheel_operator.model.generation import EvaluationSpec
 from flywheel_operator.model.status import GateStatus
 
 GENERATION_GATES: Final = (
@@ -21,8 +22,34 @@ GENERATION_GATES: Final = (
     GateRule(name="lists", metric=Metric.LIST_RATE_INCREASE, max=0.10),
     GateRule(name="emoji", metric=Metric.EMOJI_RATE_INCREASE, max=0.10),
     GateRule(name="stock-phrases", metric=Metric.STOCK_PHRASE_RATE_INCREASE, max=0.10),
+    GateRule(name="style-jumps", metric=Metric.STYLE_JUMPS, max=0, compare="Estimate"),
+    # Divergence that was spent after the checkpoint with the best held-out reward, beyond what noise explains.
+    GateRule(name="kl-without-reward", metric=Metric.KL_WITHOUT_REWARD, max=0.05, compare="Estimate"),
 )
-"""The default gates of a Generation."""
+"""The default gates of a Generation, whatever its evaluation asks for."""
+
+JUDGE_GATES: Final = (
+    # Landis and Koch (1977) call more than 0.4 moderate. The labelled set is small and has no users.
+    GateRule(name="judge-agreement", metric=Metric.JUDGE_AGREEMENT, min=0.4, compare="Estimate", min_samples=20),
+)
+"""Added where a judge is asked: one that does not agree with people measures nothing."""
+
+PAIRWISE_GATES: Final = (
+    # Two views of one policy: the ceiling holds for both, and they must not contradict each other on most prompts.
+    GateRule(name="pairwise-ceiling", metric=Metric.PAIRWISE_WIN_RATE, max=0.65, compare="Estimate"),
+    GateRule(name="pairwise-disagreement", metric=Metric.PAIRWISE_DISAGREEMENT, max=0.4, compare="Estimate"),
+)
+"""Added where a pairwise reward model judges."""
+
+
+def generation_gates(evaluation: EvaluationSpec, *, pairwise: bool = False) -> list[GateRule]:
+    """The default gates of a Generation with this evaluation."""
+    found = [*GENERATION_GATES, *(PAIRWISE_GATES if pairwise else ()), *(JUDGE_GATES if evaluation.judge else ())]
+    if evaluation.benchmarks is not None:
+        limit = -evaluation.benchmarks.tolerance
+        found.append(GateRule(name="benchmarks", metric=Metric.BENCHMARK_CHANGE, min=limit, compare="Estimate"))
+    return found
+
 
 REWARD_MODEL_GATES: Final = (GateRule(name="accuracy", metric=Metric.REWARD_ACCURACY, min=0.5),)
 """The default gates of a RewardModel: better than chance on held-out pairs."""

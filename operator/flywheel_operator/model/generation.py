@@ -162,10 +162,33 @@ class RecipeSpec(Record):
 class EvaluationSpec(EvaluateParams):
     """How the candidate is judged."""
 
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            cel(
+                "!has(self.judge) || has(self.judge.endpoint) != has(self.judgeModel)",
+                "a judge needs exactly one of judge.endpoint and judgeModel",
+                ".judge",
+            ),
+            cel(
+                "has(self.judge) || !has(self.judgeModel)",
+                "judgeModel is not asked without judge: write judge: {} or drop it",
+                ".judgeModel",
+            ),
+            cel(
+                "has(self.benchmarks) || !has(self.benchmarkTasks)",
+                "benchmarkTasks are not run without benchmarks: name tasks there or drop it",
+                ".benchmarkTasks",
+            ),
+        )
+    )
     general: SafeUri | None = Field(
         None,
         description="General conversations on which the perplexity must not rise; default: the human replies of "
         "the evaluation conversations.",
+    )
+    judge_model: SafeUri | None = Field(None, description="The judge: a language model by URI. Or judge.endpoint.")
+    benchmark_tasks: SafeUri | None = Field(
+        None, description="Folder of task files of lm-evaluation-harness (YAML); default: the tasks that it ships."
     )
 
 

@@ -199,6 +199,7 @@ class GenerationStatus(ObjectStatus):
     verdict: VerdictStatus | None = Field(None, description="What came out.")
     estimate: EstimateStatus | None = Field(None, description="What a dry run found.")
     win_rate: str | None = Field(None, description="Win rate against the baseline, for the column.")
+    report: str | None = Field(None, description="URI of the evaluation's report, a page to read (report.html).")
     snapshot: SnapshotRef | None = Field(None, description="What it runs from.")
     resolved: GenerationSpec | None = Field(None, description="The spec with every default written out.")
     trainer_image: str | None = Field(None, description="The trainer image that it runs with.")

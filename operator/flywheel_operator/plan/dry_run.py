@@ -1,8 +1,9 @@
 """A dry run: everything is resolved and counted, nothing is trained, and the verdict says what it would cost."""
 
 from collections.abc import Sequence
+from typing import Final
 
-from flywheel_contract.stage_spec import Input, ResolveSpec
+from flywheel_contract.stage_spec import MAX_INPUTS, Input, ResolveSpec
 from flywheel_contract.stages import Role
 from flywheel_operator.decide.estimate import Sizes, Source, Work, estimate
 from flywheel_operator.model.generation import GenerationSpec
@@ -13,6 +14,9 @@ from flywheel_operator.plan.draft import Draft
 from flywheel_operator.plan.prerequisites import Prerequisites
 from flywheel_operator.plan.stage_specs import PARENT_INPUT
 
+_COUNTED: Final = (Role.TRAFFIC, Role.PREFERENCES, Role.SFT_DATA, Role.GENERAL, Role.POLICY, Role.REWARD)
+"""What the estimate is made of. The others are looked at, too, as long as all fit into a result."""
+
 
 def counting(resolve: ResolveSpec, spec: GenerationSpec, found: Prerequisites) -> ResolveSpec:
     """`resolve` as a dry run has it: it counts, and so needs the parent, whatever names it, and the reward models."""
@@ -22,6 +26,8 @@ def counting(resolve: ResolveSpec, spec: GenerationSpec, found: Prerequisites) -
         inputs.append(
             Input(name=PARENT_INPUT, role=Role.POLICY, kind="Model", uri=parent.uri, digest=parent.digest or None)
         )
+    if len(inputs) > MAX_INPUTS:
+        inputs = [i for i in inputs if i.role in _COUNTED]
     stages = (spec.recipe.sft, spec.recipe.dpo, spec.recipe.rl)
     longest = max(params.max_length for params in stages if params is not None)
     params = resolve.params.model_copy(update={"count": True, "max_tokens": longest})

@@ -5,8 +5,9 @@ from typing import Final
 from flywheel_contract.base import digest_of
 from flywheel_contract.manifest import Measurement
 from flywheel_contract.metric_names import Metric
-from flywheel_contract.stages import Stage
-from flywheel_operator.decide.gates import GENERATION_GATES, describe_failures, evaluate_gates, passed, rules_in_force
+from flywheel_contract.stages import EVALUATION_PAGE, Stage
+from flywheel_contract.uris import join_uri
+from flywheel_operator.decide.gates import describe_failures, evaluate_gates, generation_gates, passed, rules_in_force
 from flywheel_operator.decide.production import last_time, promote, serving_digest
 from flywheel_operator.manifests.server import public_service
 from flywheel_operator.model.names import COMMAND_PROMOTE, FINALIZER_SERVING
@@ -98,12 +99,14 @@ def _judge(draft: Draft[GenerationStatus], observed: ObservedGeneration, snapsho
     for stage in draft.status.stages:
         # Training stages share some names (losses, times): a gate sees the last stage that reported one.
         metrics |= {m.name: m for m in stage.metrics}
-    gates = evaluate_gates(rules_in_force(observed.generation.spec.gates, GENERATION_GATES), metrics)
+    spec = observed.generation.spec
+    gates = evaluate_gates(rules_in_force(spec.gates, generation_gates(spec.evaluation)), metrics)
     rate = evaluation.get(Metric.WIN_RATE.value)
     trained = next(s for s in (Stage.RL, Stage.DPO, Stage.SFT) if s in stages)
     output = next(o for o in stages[trained].outputs if o.name == "model")
     name = observed.generation.metadata.name
     candidate = ModelRef(generation=name, uri=output.uri, digest=output.digest)
+    page = next(o for o in stages[Stage.EVALUATE].outputs if o.name == "report")
     judged = {"generation": name, "candidate": candidate.digest, "production": snapshot.production_digest}
     if stages[Stage.EVALUATE].rerun:
         # What was approved on other numbers is not approved on these.
@@ -111,6 +114,7 @@ def _judge(draft: Draft[GenerationStatus], observed: ObservedGeneration, snapsho
     draft.set(
         gates=gates,
         win_rate=None if rate is None else _rate(rate),
+        report=join_uri(page.uri, EVALUATION_PAGE),
         candidate=candidate,
         promotion_hash=digest_of(judged).removeprefix("sha256:")[:HASH_LENGTH],
     )

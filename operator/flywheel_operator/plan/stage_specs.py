@@ -62,6 +62,10 @@ def resolve_generation(name: str, spec: GenerationSpec) -> ResolveSpec:
     ]
     if spec.evaluation.general is not None:
         inputs.append(Input(name="general", role=Role.GENERAL, kind="Data", uri=spec.evaluation.general))
+    if spec.evaluation.judge_model is not None:
+        inputs.append(Input(name="judge", role=Role.JUDGE, kind="Model", uri=spec.evaluation.judge_model))
+    if spec.evaluation.benchmark_tasks is not None:
+        inputs.append(Input(name="benchmarks", role=Role.BENCHMARK, kind="Data", uri=spec.evaluation.benchmark_tasks))
     diversity = spec.curation.diversity
     if diversity is not None and diversity.embedding_model is not None:
         inputs.append(Input(name="embedder", role=Role.EMBEDDER, kind="Model", uri=diversity.embedding_model))
@@ -167,13 +171,28 @@ def training_stage(stage: Stage, name: str, snapshot: Snapshot, done: Mapping[St
                 _output(done, Stage.CURATE, "evaluation", Role.EVALUATION),
                 policy,
                 _model("baseline", Role.BASELINE, snapshot.baseline),
+                *_others(snapshot, done),
                 *_by_role(data, Role.GENERAL),
+                *_by_role(data, Role.JUDGE),
+                *_by_role(data, Role.BENCHMARK),
                 *rewards,
             ]
             return EvaluateSpec(
                 **common, style=spec.style, inputs=inputs, params=_plain(EvaluateParams, spec.evaluation)
             )
     raise ValueError(f"stage {stage} is not part of the recipe")
+
+
+def _others(snapshot: Snapshot, done: Mapping[Stage, StageStatus]) -> list[Input]:
+    """For evaluation: the parent where something else is in production, and the models of all stages but the last."""
+    parent = snapshot.parent
+    apart = parent.digest != snapshot.baseline.digest
+    trained = [s for s in generation_stages(snapshot.spec.recipe) if s in (Stage.SFT, Stage.DPO, Stage.RL)]
+    between = ((s, _find(done, s, "model")) for s in trained[:-1])
+    return [
+        *([_model("parent", Role.PARENT, parent)] if apart else []),
+        *(_model(s.value, Role.CHECKPOINT, ModelRef(uri=o.uri, digest=o.digest)) for s, o in between),
+    ]
 
 
 def policy_before(stage: Stage, snapshot: Snapshot, done: Mapping[Stage, StageStatus]) -> ModelRef:

@@ -11,7 +11,7 @@ from typing import Final
 from flywheel_contract.base import Digest
 from flywheel_contract.stage_spec import Input
 from flywheel_contract.stages import Role
-from flywheel_trainer import counting, style
+from flywheel_trainer import benchmark_tasks, counting, style
 from flywheel_trainer.artifacts import digest_folder
 from flywheel_trainer.context import LocalInput, StageContext, StageOutcome
 from flywheel_trainer.data.embeddings import check_embedder
@@ -46,6 +46,9 @@ def run(ctx: StageContext) -> StageOutcome:
 
 
 def _check(item: LocalInput) -> None:
+    if item.spec.role is Role.BENCHMARK:
+        benchmark_tasks.check(item.path)
+        return
     if item.spec.kind == "Data":
         _check_data(item.path)
         return
@@ -56,7 +59,7 @@ def _check(item: LocalInput) -> None:
     scores = architecture(item.path).endswith("ForSequenceClassification")
     if item.spec.role is Role.REWARD and not scores:
         raise ModelError(f"input {item.name}: {item.spec.uri} is no reward model; name one that gives a score")
-    if item.spec.role is Role.BASELINE and scores:
+    if item.spec.role in (Role.BASELINE, Role.JUDGE) and scores:
         raise ModelError(f"input {item.name}: {item.spec.uri} gives scores; name a language model")
 
 
