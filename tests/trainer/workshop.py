@@ -65,7 +65,8 @@ class Workshop:
 
     def input(self, role: str, uri: str, **more: Any) -> Json:  # noqa: ANN401 -- JSON
         """An input as it stands in a StageSpec, resolved."""
-        kind = "Model" if role in ("policy", "baseline", "parent", "checkpoint", "judge", "reward") else "Data"
+        models = ("policy", "baseline", "parent", "checkpoint", "judge", "reward", "embedder")
+        kind = "Model" if role in models else "Data"
         return {"name": role, "role": role, "kind": kind, "uri": uri, "digest": digest_folder(self.path(uri)), **more}
 
     def spec(self, stage: str, inputs: list[Json], **params: Any) -> Path:  # noqa: ANN401 -- JSON

@@ -61,7 +61,7 @@ def test_origins_are_sampled_by_themselves() -> None:
     assert [sum(r.character == c for r in users) for c in ("a", "b")] == [20, 20]
     assert sum(r.origin is Origin.INTERNAL for r in kept) == 30
     assert shares["Internal", "a"].reason == "no conversation has it"
-    assert shares["Internal", "b"].reason == "the other targets and minKeptFraction 0.1 leave no room for fewer"
+    assert shares["Internal", "b"].reason == "it takes its part of what is left by values that no conversation has"
 
 
 def test_the_balance_of_origins_is_a_dimension_too() -> None:

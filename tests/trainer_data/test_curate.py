@@ -1,13 +1,18 @@
 """Stage curate, run as a pod would run it."""
 
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import BertConfig, BertModel, set_seed
 
 from e2e import tiny_data
 from flywheel_contract.metric_names import Metric
 from flywheel_contract.stage_result import Reason, StageResult
+from flywheel_contract.stages import Role
+from flywheel_trainer.data.embeddings import embedded_model
 from flywheel_trainer.data.rows import Conversation, read_traffic
 from flywheel_trainer.data.split import held_out
 from flywheel_trainer.stages.curate import REPORT
@@ -225,8 +230,37 @@ def test_prompts_that_mean_the_same_are_pruned_in_each_origin(bench: Workbench) 
     assert result.metrics[Metric.ROWS_KEPT].value == 8
 
 
+def test_another_embedding_model_takes_the_place_of_the_shipped_one(bench: Workbench) -> None:
+    folder = bench.claim / "models" / "embedder"
+    tiny_embedder(folder)
+    rows = [row(n, f"number {n} of things", "well") for n in range(30)]
+    inputs = [bench.input("traffic", bench.data("traffic", rows)), bench.input("embedder", "pvc://lab/models/embedder")]
+    options = {"diversity": {"similarity": 1.0, "keepFraction": 0.5, "clusters": 1}}
+    code, result = bench.run("curate", inputs, **NO_FILTERS, **options)
+    assert (code, result.metrics[Metric.ROWS_KEPT].value) == (0, 15), result.message
+    assert {i.role for i in bench.manifest(result).inputs} == {Role.TRAFFIC, Role.EMBEDDER}
+    (folder / "modules.json").unlink()
+    inputs[1] = bench.input("embedder", "pvc://lab/models/embedder")
+    code, result = bench.run("curate", inputs, **NO_FILTERS, **options)
+    assert (code, result.reason) == (66, Reason.INVALID_MODEL)
+
+
+def tiny_embedder(folder: Path) -> None:
+    """A BERT of 16 dimensions with random weights in sentence-transformers' layout."""
+    shutil.copytree(embedded_model(), folder, ignore=shutil.ignore_patterns("model.safetensors"))
+    set_seed(0)
+    small = BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    BertModel(small).save_pretrained(folder)
+    (folder / "1_Pooling" / "config.json").write_text(
+        '{"word_embedding_dimension": 16, "pooling_mode_mean_tokens": true}'
+    )
+
+
 def test_constraints_stand_in_report_counts_and_message(bench: Workbench) -> None:
-    rows = [{**r, "locale": "de" if n % 10 < 2 else "en"} for n, r in enumerate(tiny_data.traffic(400, users=80))]
+    rows = [
+        {**r, "locale": "de" if n % 10 < 2 else "en", "metadata": {"contact": "canary@example.com"}}
+        for n, r in enumerate(tiny_data.traffic(400, users=80))
+    ]
     target = [{"value": "de", "share": 0.3}, {"value": "fr", "share": 0.1}]
     code, result = curated(
         bench, rows, **NO_FILTERS, constraints={"dimensions": [{"name": "locale", "target": target}]}
@@ -248,6 +282,8 @@ def test_constraints_stand_in_report_counts_and_message(bench: Workbench) -> Non
     assert result.metrics[Metric.DROPPED_CONSTRAINTS].value == counts["droppedConstraints"] > 0
     assert "locale (Internal) fr is 0.0% of 10.0%: no conversation has it" in result.message
     assert {r.locale for r in left(bench, result, "prompts")} == {"de", "en"}
+    written = [file.read_text(encoding="utf-8") for file in bench.folder(result).rglob("*.json*")]
+    assert not any("canary" in text for text in written)
 
 
 def test_a_wrong_constraint_or_locale_is_one_sentence(bench: Workbench) -> None:

@@ -1,13 +1,15 @@
 """Privacy, safety, near-duplicates and the split by user."""
 
 import hmac
+import random
 
 import pytest
+from datasketch import MinHash, MinHashLSH
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flywheel_contract.params import PrivacyParams
-from flywheel_trainer.data.duplicates import near_duplicates, shingles
+from flywheel_trainer.data.duplicates import FIRST_ROOM, PERMUTATIONS, near_duplicates, shingles
 from flywheel_trainer.data.privacy import PrivacyFilter
 from flywheel_trainer.data.safety import unsafe_probabilities
 from flywheel_trainer.data.split import draw_key, held_out, is_keyed
@@ -55,6 +57,28 @@ def test_near_duplicates_keep_the_first_of_those_alike() -> None:
     long = "tell me about the moon and the tide and how the old sailors found their way home by the stars at night"
     texts = [long, "what shall we cook tonight my dear friend", long + " please", long.upper(), "hi", "hi!", "ho"]
     assert list(near_duplicates(texts, 0.8)) == [False, False, True, True, False, True, False]
+
+
+def test_the_index_finds_what_datasketchs_own_finds() -> None:
+    draw = random.Random(0)
+    words = [f"w{n}" for n in range(400)]
+    base = [draw.choices(words[:60], k=15) for _ in range(20)]
+    texts = []
+    for _ in range(1500):
+        said = list(draw.choice(base)) if draw.random() < 0.3 else draw.choices(words, k=15)
+        said[draw.randrange(15)] = draw.choice(words)
+        texts.append(" ".join(said))
+    index, kept, repeated = MinHashLSH(threshold=0.6, num_perm=PERMUTATIONS), {}, []
+    for number, text in enumerate(texts):
+        sketch = MinHash(num_perm=PERMUTATIONS)
+        sketch.update_batch(sorted(shingles(text)))
+        repeated.append(any(kept[other].jaccard(sketch) >= 0.6 for other in index.query(sketch)))
+        if not repeated[-1]:
+            kept[number] = sketch
+            index.insert(number, sketch)
+    assert list(near_duplicates(texts, 0.6)) == repeated
+    assert 100 < sum(repeated) < 1400
+    assert len(kept) > FIRST_ROOM, "so many that the room had to grow"
 
 
 def test_shingles_of_short_texts_are_the_text() -> None:

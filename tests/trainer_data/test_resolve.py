@@ -196,3 +196,15 @@ def test_weights_that_are_cut_short_are_refused(tmp_path: Path, content: bytes) 
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(ModelError, match="is no safetensors file, or was cut short: copy it whole"):
         counting.parameters(tmp_path)
+
+
+def test_a_folder_that_makes_no_embeddings_is_refused_at_once(bench: Workbench) -> None:
+    model = model_folder(bench, {"architectures": ["BertModel"]}, "model.safetensors", "tokenizer.json")
+    item = unresolved(bench, "embedder", model, "embedder")
+    code, message = refusal(bench, item)
+    assert code == 66
+    assert message.endswith("/models/m has no modules.json; name a model that sentence-transformers saved")
+    modules = bench.claim / "models" / "m" / "modules.json"
+    modules.write_text('[{"path": "", "type": "sentence_transformers.models.Transformer"}]')
+    code, result = bench.run("resolve", [item])
+    assert (code, result.outputs) == (0, {"embedder": digest_folder(bench.claim / "models/m")})

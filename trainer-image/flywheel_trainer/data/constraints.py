@@ -206,13 +206,17 @@ def _compared(
     params: ConstraintsParams,
 ) -> list[Share]:
     total = kept.total()
+    # A share is a whole number of conversations: half a one is as near as it can come.
+    bound = max(params.tolerance, 0.5 / total) + 1e-9
+    had = sum(target for value, target in targets.items() if there[value] > 0)
     found = []
     for value in sorted(set(targets) | set(there)):
         target, achieved = targets.get(value, 0.0), kept[value] / total
-        off = achieved - target
-        # A share is a whole number of conversations: half a one is as near as it can come.
-        met = abs(off) <= max(params.tolerance, 0.5 / total) + 1e-9
-        reason = "" if met else _reason(off < 0, traffic[value], there[value], kept[value], params)
+        reason = ""
+        if abs(achieved - target) > bound:
+            reason = _reason(achieved < target, traffic[value], there[value], kept[value], params)
+            if there[value] > 0 and 0 < had < 1 and abs(achieved - target / had) <= bound:
+                reason = "it takes its part of what is left by values that no conversation has"
         found.append(Share(name, origin, value, target, there[value], kept[value], achieved, reason))
     return found
 

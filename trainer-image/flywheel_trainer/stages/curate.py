@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from flywheel_contract.manifest import Measurement
 from flywheel_contract.metric_names import BY_ORIGIN, Metric, of_origin
@@ -114,8 +114,8 @@ def run(ctx: StageContext) -> StageOutcome:
     evaluation = [row for row in curation.rows if held_out(row.user, spec.params.holdout_fraction)]
     prompts = [row for row in curation.rows if not held_out(row.user, spec.params.holdout_fraction)]
     _refuse_empty(prompts, evaluation, spec.params)
-    write_rows(ctx.output("prompts") / DATA_FILE, (row.to_json() for row in prompts))
-    write_rows(ctx.output("evaluation") / DATA_FILE, (row.to_json() for row in evaluation))
+    write_rows(ctx.output("prompts") / DATA_FILE, _handed_on(prompts))
+    write_rows(ctx.output("evaluation") / DATA_FILE, _handed_on(evaluation))
     counts = _counts(curation, read, prompts, evaluation)
     kept = f"kept {len(curation.rows)} of {len(read)} conversations, {len(evaluation)} of them for evaluation"
     _report(ctx, counts, curation.shares)
@@ -124,6 +124,11 @@ def run(ctx: StageContext) -> StageOutcome:
         counts=counts,
         message="; ".join([kept, *([sentence(curation.shares)] if curation.shares else [])]),
     )
+
+
+def _handed_on(rows: list[Conversation]) -> Iterator[dict[str, Any]]:
+    """Metadata is there for the constraints; no filter reads it, so nothing of it leaves the stage."""
+    return (row.model_copy(update={"metadata": {}}).to_json() for row in rows)
 
 
 def _report(ctx: StageContext, counts: dict[str, int], shares: list[Share]) -> None:

@@ -129,6 +129,7 @@ def _samples(judgement: Judgement) -> Sequence[dict[str, Any]]:
         {
             "conversation": row.conversation,
             "user": row.user,
+            "character": row.character,
             "origin": row.origin.value,
             "prompt": row.messages[:-1],
             "human": row.messages[-1]["content"],
