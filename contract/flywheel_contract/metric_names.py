@@ -54,9 +54,15 @@ class Metric(StrEnum):
     KL_AT_START = "klAtStart"
     PREFERENCE_ACCURACY = "preferenceAccuracy"
     PREFERENCE_MARGIN = "preferenceMargin"
+    PREFERENCE_ACCURACY_INTERNAL = "preferenceAccuracyInternal"
+    PREFERENCE_ACCURACY_USER = "preferenceAccuracyUser"
+    PREFERENCE_MARGIN_INTERNAL = "preferenceMarginInternal"
+    PREFERENCE_MARGIN_USER = "preferenceMarginUser"
     RL_REWARD_FIRST = "rlRewardFirst"
     RL_REWARD_LAST = "rlRewardLast"
     KL_TO_POLICY = "klToPolicy"
+    KL_TO_PARENT = "klToParent"
+    IMPORTANCE_WEIGHT = "importanceWeight"
 
     # evaluate: candidate against baseline
     WIN_RATE = "winRate"
@@ -152,13 +158,24 @@ REPORTED_BY: Final[dict[Stage, tuple[Metric, ...]]] = {
     ),
     Stage.REJECTION_SAMPLE: (Metric.SAMPLES_DRAWN, Metric.ACCEPTED_REWARD, Metric.REJECTED_REWARD),
     Stage.SFT: (*_TRAINING, Metric.KL_AT_START),
-    Stage.DPO: (*_TRAINING, Metric.KL_AT_START, Metric.PREFERENCE_ACCURACY, Metric.PREFERENCE_MARGIN),
+    Stage.DPO: (
+        *_TRAINING,
+        Metric.KL_AT_START,
+        Metric.PREFERENCE_ACCURACY,
+        Metric.PREFERENCE_MARGIN,
+        Metric.PREFERENCE_ACCURACY_INTERNAL,
+        Metric.PREFERENCE_ACCURACY_USER,
+        Metric.PREFERENCE_MARGIN_INTERNAL,
+        Metric.PREFERENCE_MARGIN_USER,
+    ),
     Stage.RL: (
         *_TRAINING,
         Metric.KL_AT_START,
         Metric.RL_REWARD_FIRST,
         Metric.RL_REWARD_LAST,
         Metric.KL_TO_POLICY,
+        Metric.KL_TO_PARENT,
+        Metric.IMPORTANCE_WEIGHT,
     ),
     Stage.EVALUATE: (
         Metric.WIN_RATE,

@@ -20,12 +20,51 @@ class Precision(StrEnum):
     FP32 = "FP32"
 
 
+class Quantization(StrEnum):
+    """How the frozen weights beneath adapters are held."""
+
+    NONE = "None"
+    NF4 = "NF4"
+    """4 bits per weight (QLoRA); needs a GPU and bitsandbytes."""
+
+
+class Offload(StrEnum):
+    """What DeepSpeed keeps in the memory of the host."""
+
+    NONE = "None"
+    OPTIMIZER = "Optimizer"
+    OPTIMIZER_AND_PARAMETERS = "OptimizerAndParameters"
+    """Only with ZeRO-3, which alone partitions the parameters."""
+
+
+class Engine(StrEnum):
+    """What generates replies."""
+
+    AUTO = "Auto"
+    """vLLM where a GPU and vLLM are, else transformers."""
+    VLLM = "VLLM"
+    TRANSFORMERS = "Transformers"
+
+
 class LoraParams(Record):
     """Low-rank adapters instead of full fine-tuning; the merged model is what the stage leaves."""
 
     r: int = Field(16, ge=1, le=1024, description="Rank of the adapters.")
     alpha: int = Field(32, ge=1, le=4096, description="Scale of the adapters (lora_alpha).")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout inside the adapters.")
+    quantization: Quantization = Field(
+        Quantization.NONE,
+        description="NF4 holds the frozen weights in 4 bits (QLoRA): GPUs only, with the trainer's extra `qlora`.",
+    )
+
+
+class DeepSpeedParams(Record):
+    """ZeRO without writing DeepSpeed's JSON; deepspeedConfig takes the JSON where more is to be set."""
+
+    stage: Literal[2, 3] = Field(2, description="ZeRO stage: 2 partitions optimiser and gradients, 3 the weights too.")
+    offload: Offload = Field(
+        Offload.NONE, description="What lives in the host's memory; OptimizerAndParameters needs stage 3."
+    )
 
 
 class TrainingParams(Record):
@@ -47,8 +86,11 @@ class TrainingParams(Record):
     gradient_checkpointing: bool = Field(False, description="Trade computing time for memory.")
     lora: LoraParams | None = Field(None, description="Train low-rank adapters; left out, all weights are trained.")
     save_steps: int = Field(50, ge=1, le=1_000_000, description="Steps between checkpoints.")
+    deepspeed: DeepSpeedParams | None = Field(None, description="A ready-made DeepSpeed configuration.")
     deepspeed_config: str | None = Field(
-        None, max_length=16384, description="A DeepSpeed configuration as JSON text, passed through unchanged."
+        None,
+        max_length=16384,
+        description="A DeepSpeed configuration as JSON text, passed through unchanged; instead of deepspeed.",
     )
 
 
@@ -131,16 +173,60 @@ class RewardModelParams(TrainingParams):
     )
 
 
+class EndpointParams(Record):
+    """An OpenAI-compatible chat endpoint."""
+
+    url: str = Field(pattern=r"^https?://[!#-\[\]-~]+$", max_length=512, description="Base URL, e.g. https://host/v1.")
+    model: str = Field(min_length=1, max_length=128, description="The model's name there.")
+    api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)] | None = Field(
+        None, description="Environment variable that holds the key; runtime.secretEnv brings it from a Secret."
+    )
+    concurrency: int = Field(4, ge=1, le=256, description="Requests in flight.")
+    timeout_seconds: int = Field(120, ge=1, le=3600, description="Longest wait for one answer.")
+
+
+PoolName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
+
+
+class PoolPolicyParams(Record):
+    """A further policy that replies are drawn from, beside the one that is trained."""
+
+    name: PoolName = Field(description="Name of the policy in reports; `current` is the one that is trained.")
+    endpoint: EndpointParams | None = Field(None, description="Where it answers; left out, it is a model by URI.")
+    samples_per_prompt: int | None = Field(
+        None, ge=1, le=256, description="Replies drawn from it for each prompt; default: as many as from the current."
+    )
+
+
 class RejectionSampleParams(SamplingParams):
     """Draw several replies to each prompt and keep the best and the worst by the composite reward."""
 
-    samples_per_prompt: int = Field(4, ge=2, le=256, description="Replies drawn for each prompt (K).")
+    samples_per_prompt: int = Field(4, ge=2, le=256, description="Replies of the current policy to each prompt (K).")
     max_prompts: int = Field(1024, ge=1, le=10_000_000, description="Prompts used, drawn by the seed.")
+    engine: Engine = Field(Engine.AUTO, description="What generates: Auto is vLLM where a GPU and vLLM are.")
+    pool: list[PoolPolicyParams] = Field(
+        default_factory=list, max_length=2, description="Further policies; the best reply of all is kept."
+    )
+
+
+class OriginWeights(Record):
+    """Weights of what is kept apart by origin."""
+
+    internal: float = Field(1.0, ge=0, le=100, description="Of rows of employees and annotators.")
+    user: float = Field(1.0, ge=0, le=100, description="Of rows from production.")
 
 
 class SftParams(TrainingParams):
     """Supervised fine-tuning on accepted replies and on the user's own data; loss on replies only."""
 
+    accepted_weight: OriginWeights = Field(
+        default_factory=OriginWeights,
+        description="How often accepted replies (or, without rejection sampling, the traffic's own) enter the mixture: "
+        "1 once, 2 twice, 0.5 a half drawn by the seed. data.sft[].weight says it of the other sources.",
+    )
+    packing: bool = Field(
+        False, description="Put several conversations into one sequence of maxLength; they do not see each other."
+    )
     agreement: AgreementParams = Field(
         default_factory=AgreementParams, description="What the reviews of a row with a tool call must reach."
     )
@@ -158,18 +244,78 @@ class DpoParams(TrainingParams):
     )
     beta: float = Field(0.1, gt=0, le=10, description="Strength of the pull to the reference (KL).")
     loss_type: Literal["sigmoid", "hinge", "ipo", "robust"] = Field("sigmoid", description="TRL's name of the loss.")
+    reference: Literal["Model", "Precomputed"] = Field(
+        "Model",
+        description="Model keeps the stage's start in memory (with adapters: the weights without them); Precomputed "
+        "reads its log-probabilities once and lets it go.",
+    )
+    measured_pairs: int = Field(
+        64,
+        ge=0,
+        le=100_000,
+        description="Pairs of each source and origin on which margins and accuracies are measured after training.",
+    )
+
+
+class ImportanceSampling(StrEnum):
+    """Correction of GRPO for the gap between sampler and learner: weights p(learner) / p(sampler)."""
+
+    AUTO = "Auto"
+    """SequenceMask with vLLM. Where the learner itself samples: TokenTruncate in bf16, and in fp32, where the two
+    cannot differ, NotApplicable, which status says."""
+    NONE = "None"
+    TOKEN_TRUNCATE = "TokenTruncate"
+    """The weight of each token, cut at the bound."""
+    TOKEN_MASK = "TokenMask"
+    """The weight of each token; tokens beyond the bound are left out."""
+    SEQUENCE_TRUNCATE = "SequenceTruncate"
+    SEQUENCE_MASK = "SequenceMask"
+
+
+class PromptSelectionParams(Record):
+    """Which prompts RL trains on. Rounds of candidates are sampled, scored and chosen until there are maxPrompts."""
+
+    by: Literal["LowReward", "HighVariance"] = Field(
+        "HighVariance",
+        description="Prefer prompts whose sampled replies score low, or vary much under the composite reward.",
+    )
+    samples: int = Field(4, ge=2, le=64, description="Replies sampled to each candidate.")
+    keep_fraction: float = Field(0.5, gt=0, le=1, description="Share of a round's sampled candidates that is chosen.")
+    near_policy_fraction: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of a round that is sampled: where the policy finds the logged reply likeliest.",
+    )
+    max_rounds: int = Field(
+        4, ge=1, le=100, description="Rounds of at most maxPrompts candidates; the refill ends here."
+    )
 
 
 class RlParams(TrainingParams):
     """Online reinforcement learning, single turn from fixed conversation prefixes, against the composite reward."""
 
-    algorithm: Literal["GRPO"] = Field("GRPO", description="Group relative policy optimisation.")
+    algorithm: Literal["GRPO", "OnlineDPO"] = Field(
+        "GRPO",
+        description="GRPO: group relative policy optimisation. OnlineDPO: DPO on the better and the worse of two fresh "
+        "replies; beta must be above 0.",
+    )
     learning_rate: float = Field(1e-6, gt=0, le=1, description="Peak learning rate.")
     num_generations: int = Field(8, ge=2, le=256, description="Replies per prompt in a group; divides batchSize.")
     max_new_tokens: int = Field(128, ge=1, le=32_768, description="Longest reply in tokens.")
     temperature: float = Field(1.0, gt=0, le=5, description="Sampling temperature.")
     beta: float = Field(0.02, ge=0, le=10, description="Weight of the KL term against the stage's start.")
     max_prompts: int = Field(1024, ge=1, le=10_000_000, description="Prompts used, drawn by the seed.")
+    engine: Engine = Field(
+        Engine.TRANSFORMERS, description="What generates: Transformers is the learner itself, VLLM runs beside it."
+    )
+    importance_sampling: ImportanceSampling = Field(
+        ImportanceSampling.AUTO, description="Correction for the gap between sampler and learner (GRPO)."
+    )
+    importance_sampling_max: float = Field(3.0, gt=1, le=1000, description="Bound of the correction's weights.")
+    prompt_selection: PromptSelectionParams | None = Field(
+        None, description="Choose prompts by what the policy makes of them; left out, the seed draws."
+    )
 
 
 class EvaluateParams(SamplingParams):

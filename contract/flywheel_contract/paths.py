@@ -1,4 +1,4 @@
-"""The fixed places of a stage's pod: the operator mounts them, the trainer reads them."""
+"""The fixed places and names of a stage's pod: the operator sets them, the trainer reads them."""
 
 from typing import Final
 
@@ -18,3 +18,5 @@ NODES_VARIABLE: Final = "FLYWHEEL_NODES"
 """How many pods share the stage; left out, one. Which of them this is stands in JOB_COMPLETION_INDEX."""
 MASTER_VARIABLE: Final = "FLYWHEEL_MASTER_ADDRESS"
 """The DNS name of the first of them."""
+REPORT_TO: Final = "FLYWHEEL_REPORT_TO"
+"""Environment variable with the experiment trackers of training stages, by comma: WandB, MLflow, TensorBoard."""

@@ -24,7 +24,7 @@ from flywheel_contract.uris import ArtifactUri, OutputUri, join_uri
 
 API_VERSION: Final = "contract.characterflywheel.dev/v1alpha1"
 
-MAX_INPUTS: Final = 20
+MAX_INPUTS: Final = 21
 """So many that the result of `resolve`, a digest for each, fits into a termination message."""
 
 MAX_DAYS: Final = 366

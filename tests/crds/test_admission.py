@@ -162,6 +162,18 @@ GENERATION_MISTAKES = [
         "must be a multiple of numGenerations",
         {"recipe": {"rl": {"batchSize": 6, "numGenerations": 4}}},
     ),
+    Mistake(
+        "online DPO without a scale",
+        "spec.recipe.rl.beta",
+        "OnlineDPO needs a beta above 0",
+        {"recipe": {"rl": {"algorithm": "OnlineDPO", "beta": 0}}},
+    ),
+    Mistake(
+        "a policy of the pool that is nowhere",
+        "spec.recipe.rejectionSampling.pool[0]",
+        "set exactly one of model and endpoint",
+        {"recipe": {"sft": {}, "rejectionSampling": {"pool": [{"name": "large"}]}}},
+    ),
     Mistake("rl without rewards", "spec.rewards", "name at least one RewardModel", {"rewards": []}),
     Mistake(
         "outputs that climb out",

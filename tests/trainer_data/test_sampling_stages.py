@@ -18,6 +18,8 @@ from flywheel_trainer.models import load_policy, load_tokenizer
 from flywheel_trainer.perplexity import reply_likelihoods
 from flywheel_trainer.rewards import Scorer
 from flywheel_trainer.stages import rejection_sample
+from flywheel_trainer.stages.rejection_sample import Reply
+from tests.trainer_data.endpoint import Answers, endpoint
 from tests.trainer_data.workbench import Workbench
 
 SHORT = {"maxNewTokens": 12, "batchSize": 8}
@@ -108,7 +110,8 @@ def conversation(**more: Any) -> Conversation:  # noqa: ANN401 -- JSON
 
 def test_equal_or_empty_replies_make_no_pair() -> None:
     rows = [conversation()] * 3
-    found = rejection_sample.select(rows, [["a", "a"], ["", ""], ["", "b"]], [[1.0, 1.0], [1.0, 2.0], [5.0, 1.0]])
+    replies = [[Reply("current", text) for text in texts] for texts in (["a", "a"], ["", ""], ["", "b"])]
+    found = rejection_sample.select(rows, replies, [[1.0, 1.0], [1.0, 2.0], [5.0, 1.0]])
     assert [row["messages"][-1]["content"] for row in found.accepted] == ["a", "b"]
     assert found.pairs == []
     assert found.counts == {"emptyReplies": 3, "promptsWithoutReply": 1, "promptsWithoutPair": 2}
@@ -116,9 +119,50 @@ def test_equal_or_empty_replies_make_no_pair() -> None:
 
 def test_an_accepted_row_says_nothing_about_the_reply_that_it_replaced() -> None:
     row = conversation(signals={"thumbsUp": True}, consent={"training": True}, character="luna")
-    found = rejection_sample.select([row], [["a", "b"]], [[1.0, 2.0]])
-    assert set(found.accepted[0]) == {"conversation", "user", "character", "origin", "messages", "reward"}
+    found = rejection_sample.select([row], [[Reply("current", "a"), Reply("large", "b")]], [[1.0, 2.0]])
+    assert set(found.accepted[0]) == {"conversation", "user", "character", "origin", "messages", "reward", "policy"}
     assert found.pairs[0]["chosen"] == [{"role": "assistant", "content": "b"}]
+    assert (found.pairs[0]["chosenPolicy"], found.pairs[0]["rejectedPolicy"]) == ("large", "current")
+
+
+@pytest.mark.training
+def test_a_pool_is_drawn_from_and_each_policys_acceptance_told(
+    model_bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POOL_KEY", "sk-planted-key")
+    prompts = model_bench.input("prompts", model_bench.data("pooled", tiny_data.traffic(8)))
+    sibling = {**model_bench.input("pool", "pvc://lab/models/other"), "name": "pool-sibling"}
+    with endpoint(Answers("Oh, I love the sea!")) as served:
+        pool = [
+            {"name": "sibling", "samplesPerPrompt": 1},
+            {"name": "hosted", "endpoint": {"url": served.url, "model": "big", "apiKeyEnv": "POOL_KEY"}},
+        ]
+        code, result = model_bench.run(
+            "rejection-sample", [prompts, sibling, *models(model_bench)], **SHORT, samplesPerPrompt=2, pool=pool
+        )
+    assert code == 0, result.message
+    folder = model_bench.folder(result)
+    report = json.loads((folder / "accepted/_report.json").read_text())["policies"]
+    assert {name: part["drawn"] for name, part in report.items()} == {"hosted": 16, "current": 16, "sibling": 8}
+    assert sum(part["accepted"] for part in report.values()) == 8
+    for part in report.values():
+        assert part["acceptanceRate"] == part["accepted"] / part["drawn"]
+        assert sum(each["drawn"] for each in part["byOrigin"].values()) == part["drawn"]
+    assert {row["policy"] for row in lines(model_bench, result, "accepted/data.jsonl")} <= set(report)
+    assert "accepted by policy: hosted" in result.message
+    assert model_bench.manifest(result).counts["drawn.sibling"] == 8
+    assert len(served.requests) == 16
+    assert {request["model"] for request in served.requests} == {"big"}
+    assert served.keys == {"Bearer sk-planted-key"}
+    written = [path.read_text() for path in folder.rglob("*.json*")]
+    assert not any("sk-planted-key" in text for text in written)
+
+
+def test_a_pool_without_its_model_is_refused(model_bench: Workbench) -> None:
+    prompts = model_bench.input("prompts", model_bench.data("lone", tiny_data.traffic(2)))
+    code, result = model_bench.run("rejection-sample", [prompts, *models(model_bench)], pool=[{"name": "sibling"}])
+    assert (code, result.reason) == (78, Reason.INVALID_CONFIG)
+    assert result.message == "rejection-sample: the pool has neither endpoint nor model for pool-sibling"
 
 
 @pytest.mark.training

@@ -77,6 +77,15 @@ def pods() -> Iterator[Any]:
         yield deployment(runtime)["spec"]["template"]["spec"]
 
 
+def test_trackers_reach_the_stages_and_not_the_server() -> None:
+    runtime = {"reportTo": ["WandB", "TensorBoard"], "secretEnv": ["wandb"]}
+    pod = job(owner(runtime), spec(), 1)["spec"]["template"]["spec"]["containers"][0]
+    assert {"name": "FLYWHEEL_REPORT_TO", "value": "WandB,TensorBoard"} in pod["env"]
+    assert pod["envFrom"] == [{"secretRef": {"name": "wandb"}}]
+    served = deployment(runtime)["spec"]["template"]["spec"]["containers"]
+    assert all(e["name"] != "FLYWHEEL_REPORT_TO" for container in served for e in container["env"])
+
+
 @pytest.mark.parametrize("pod", list(pods()))
 def test_every_pod_passes_pod_security_restricted(pod: dict[str, Any]) -> None:
     for key in ("hostNetwork", "hostPID", "hostIPC", "initContainers", "ephemeralContainers"):

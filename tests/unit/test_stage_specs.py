@@ -6,7 +6,7 @@ import pytest
 
 from flywheel_contract.characters import Character
 from flywheel_contract.curation_params import DiversityParams
-from flywheel_contract.params import CurateParams, EvaluateParams
+from flywheel_contract.params import CurateParams, EvaluateParams, PoolPolicyParams, RejectionSampleParams
 from flywheel_contract.stage_spec import Input
 from flywheel_contract.stages import OUTPUTS, Role, Stage
 from flywheel_operator.model.generation import GenerationSpec
@@ -98,7 +98,8 @@ def test_the_whole_recipe() -> None:
         "pairs": (Role.PAIRS, "pvc://out/rejection-sample/pairs"),
         "preferences-pairs": (Role.PREFERENCES, "pvc://data/pairs"),
     }
-    assert told(Stage.RL, given) == prompts | policy("dpo") | reward
+    to_measure = {"parent": (Role.PARENT, "hf://owner/base")}
+    assert told(Stage.RL, given) == prompts | policy("dpo") | to_measure | reward
     assert told(Stage.EVALUATE, given) == policy("rl") | reward | judging | {
         # The models of the stages between, for style and divergence along the way.
         "sft": (Role.CHECKPOINT, "pvc://out/sft/model"),
@@ -156,6 +157,24 @@ def test_params_are_the_contracts_own() -> None:
     evaluate = training_stage(Stage.EVALUATE, "gen-1", snapshot(recipe={"sft": {}}), done(Stage.CURATE, Stage.SFT))
     assert evaluate.params == EvaluateParams(max_prompts_per_origin=7)
     assert type(evaluate.params) is EvaluateParams, "general is an input, not a parameter"
+
+
+def test_a_pools_models_are_inputs_and_its_endpoints_parameters() -> None:
+    endpoint = {"url": "https://host/v1", "model": "big", "apiKeyEnv": "KEY"}
+    pool = [{"name": "large", "model": "hf://owner/large"}, {"name": "hosted", "endpoint": endpoint}]
+    given = snapshot(recipe={"rejectionSampling": {"pool": pool, "samplesPerPrompt": 3}, "sft": {}})
+    assert told(Stage.REJECTION_SAMPLE, given)["pool-large"] == (Role.POOL, "hf://owner/large")
+    spec = training_stage(Stage.REJECTION_SAMPLE, "gen-1", given, done(Stage.CURATE))
+    assert spec.params == RejectionSampleParams.model_validate(
+        {"samplesPerPrompt": 3, "pool": [{"name": "large"}, {"name": "hosted", "endpoint": endpoint}]}
+    )
+    assert type(spec.params.pool[0]) is PoolPolicyParams, "where a model lies is its input's business"
+
+
+def test_a_source_keeps_its_weight_in_the_mixture() -> None:
+    data = ALL["data"] | {"sft": [{"name": "mine", "uri": "pvc://data/mine", "weight": 0.25}]}
+    spec = training_stage(Stage.SFT, "gen-1", snapshot(data=data), done(Stage.CURATE, Stage.REJECTION_SAMPLE))
+    assert {i.name: i.weight for i in spec.inputs}["sft-mine"] == 0.25
 
 
 def test_what_cannot_be_told() -> None:

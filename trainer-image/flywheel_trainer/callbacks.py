@@ -16,7 +16,7 @@ from flywheel_trainer.artifacts import write_atomically
 from flywheel_trainer.context import StageContext, is_main_process
 from flywheel_trainer.errors import NotFiniteError
 
-_MUST_BE_FINITE: Final = ("loss", "grad_norm", "reward", "kl")
+_MUST_BE_FINITE: Final = ("loss", "grad_norm", "reward", "kl", "objective/scores", "objective/kl")
 
 _SHARE_OF_STEPS: Final = 10
 """A first or last value is the mean over a tenth of the steps: one step's is mostly noise."""
@@ -119,7 +119,7 @@ class StageCallback(TrainerCallback):
             step=state.global_step,
             total_steps=state.max_steps,
             loss=logs.get("loss"),
-            reward=logs.get("reward"),
+            reward=logs.get("reward", logs.get("objective/scores")),
         )
 
     def on_save(self, *_: object, **__: object) -> None:

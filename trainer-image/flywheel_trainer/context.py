@@ -85,6 +85,8 @@ class StageContext:
     board: ProgressBoard = field(default_factory=ProgressBoard)
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set once SIGTERM has arrived."""
+    notes: list[str] = field(default_factory=list)
+    """What the status is to say beside the stage's own sentence: what was left out, given up, or does not apply."""
     _deferring: bool = False
 
     @cached_property

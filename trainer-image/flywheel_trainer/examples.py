@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from transformers import PreTrainedTokenizerBase
 
 from flywheel_contract.stages import Role
-from flywheel_trainer.context import LocalInput, StageContext
+from flywheel_trainer.context import StageContext
 from flywheel_trainer.data.rows import Conversation, Message, Preference, read_preferences, read_traffic
 from flywheel_trainer.data.split import draw_key
 from flywheel_trainer.errors import ConfigError, DataError
@@ -20,7 +20,7 @@ IGNORED = -100
 
 def conversations(ctx: StageContext, role: Role) -> list[Conversation]:
     """All conversations of a role, each input in its share."""
-    return [row for each in ctx.inputs(role) for row in _share(ctx, each, read_traffic(each.path, each.origin))]
+    return [row for each in ctx.inputs(role) for row in share(ctx, read_traffic(each.path, each.origin), each.weight)]
 
 
 def preferences(ctx: StageContext, *roles: Role) -> list[Preference]:
@@ -32,7 +32,7 @@ def preferences(ctx: StageContext, *roles: Role) -> list[Preference]:
     inputs = [each for role in roles for each in ctx.inputs(role)]
     if not inputs:
         raise ConfigError(f"stage {ctx.spec.stage} needs an input of role {' or '.join(roles)}; name one in the recipe")
-    return [row for each in inputs for row in _share(ctx, each, read_preferences(each.path, each.origin))]
+    return [row for each in inputs for row in share(ctx, read_preferences(each.path, each.origin), each.weight)]
 
 
 def without_judged(ctx: StageContext, rows: Sequence[Row]) -> list[Row]:
@@ -41,6 +41,12 @@ def without_judged(ctx: StageContext, rows: Sequence[Row]) -> list[Row]:
     judging = conversations(ctx, Role.EVALUATION)
     users, names = {row.user for row in judging}, {row.conversation for row in judging}
     return [row for row in rows if row.user not in users and row.conversation not in names]
+
+
+def share(ctx: StageContext, rows: list[Row], weight: float) -> list[Row]:
+    """Weight 1 takes every row once, 2 twice, 0.5 a half of them, drawn by the seed."""
+    whole, part = divmod(weight, 1)
+    return rows * int(whole) + draw(ctx, rows, round(part * len(rows)))
 
 
 def draw(ctx: StageContext, rows: Sequence[Row], count: int) -> list[Row]:
@@ -97,12 +103,6 @@ def require(rows: Sequence[Any], what: str) -> None:
     """
     if not rows:
         raise DataError(f"{what}: no row is left; give more data, or loosen the limits on length")
-
-
-def _share(ctx: StageContext, each: LocalInput, rows: list[Row]) -> list[Row]:
-    """Weight 1 takes every row once, 2 twice, 0.5 a half of them, drawn by the seed."""
-    whole, part = divmod(each.weight, 1)
-    return rows * int(whole) + draw(ctx, rows, round(part * len(rows)))
 
 
 def _reply_length(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> int:

@@ -1,7 +1,7 @@
 """Loads models and tokenizers from local folders. No remote code, no pickle, no download."""
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError
@@ -92,18 +92,18 @@ def load_reward(path: Path, precision: Precision = Precision.AUTO) -> PreTrained
     return model.to(device()).eval()
 
 
-def read_policy(path: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """The language model in `path`, on the CPU, as training wants it."""
+def read_policy(path: Path, dtype: torch.dtype, **options: Any) -> PreTrainedModel:  # noqa: ANN401 -- transformers'
+    """The language model in `path`, on the CPU, as training wants it; `options` go to `from_pretrained`."""
     check_model(path)
     if architecture(path).endswith("ForSequenceClassification"):
         raise ModelError(f"model folder {path} holds {architecture(path)}, which gives scores; name a language model")
-    return _read(AutoModelForCausalLM, path, dtype)
+    return _read(AutoModelForCausalLM, path, dtype, **options)
 
 
-def read_scorer(path: Path, dtype: torch.dtype) -> PreTrainedModel:
+def read_scorer(path: Path, dtype: torch.dtype, **options: Any) -> PreTrainedModel:  # noqa: ANN401 -- transformers'
     """The model in `path` with a head that gives one score; the head is new where the folder has none."""
     check_model(path)
-    return _read(AutoModelForSequenceClassification, path, dtype, may_be_new=("score.",), num_labels=1)
+    return _read(AutoModelForSequenceClassification, path, dtype, may_be_new=("score.",), num_labels=1, **options)
 
 
 def _read(

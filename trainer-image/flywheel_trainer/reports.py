@@ -36,7 +36,9 @@ def kl_at_start(
     """KL from the predecessor, read from its folder again, to the model that is about to be trained. It must be 0."""
     ctx.progress(message="measuring the divergence from the predecessor")
     unset_hf_deepspeed_config()  # ZeRO-3 would partition the predecessor too, under a batch size that it cannot know
-    predecessor = start.load(start.path, start.dtype).to(trainer.model.device)
+    predecessor = start.again()
+    if not start.options:  # quantised weights lie on their device already, and refuse to be moved
+        predecessor = predecessor.to(trainer.model.device)
     config = getattr(trainer.args, "hf_deepspeed_config", None)  # there only where DeepSpeed was asked for
     if config is not None:
         set_hf_deepspeed_config(config)

@@ -174,7 +174,7 @@ def _finish(ctx: StageContext, outcome: StageOutcome, started: str) -> StageResu
     beside = {p.name: p for p in sorted((ctx.work / "beside").glob("*"))}
     ctx.store.publish(ctx.uri, {**outputs, **beside}, manifest)
     ctx.store.drop_work(ctx.uri, ctx.work)
-    return _result(ctx, manifest, outcome.message)
+    return _result(ctx, manifest, "; ".join([outcome.message, *ctx.notes]))
 
 
 def _printable(text: str) -> str:

@@ -28,7 +28,7 @@ def sample_replies(
     At most `params.batch_size` sequences are generated at a time, the longest prompts first: what does not fit into
     memory fails at once.
     """
-    encoded = [_encoded(tokenizer, prompt, params.max_prompt_tokens) for prompt in prompts]
+    encoded = [encode_prompt(tokenizer, prompt, params.max_prompt_tokens) for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda i: (-len(encoded[i]), i))
     replies: list[list[str]] = [[] for _ in prompts]
     torch.manual_seed(seed)
@@ -42,7 +42,8 @@ def sample_replies(
     return replies
 
 
-def _encoded(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], max_tokens: int) -> list[int]:
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], max_tokens: int) -> list[int]:
+    """The tokens of a prompt where the reply begins, at most `max_tokens` of them."""
     fitting = fit_prompt(tokenizer, prompt, max_tokens)
     # A single message can be too long by itself; its end is what the reply answers.
     return token_ids(tokenizer, render(tokenizer, fitting, reply_next=True))[-max_tokens:]

@@ -6,18 +6,19 @@ measured on the saved model, read back: that is the one that goes on.
 """
 
 import gc
-import json
+import importlib.util
 import logging
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import torch
 from peft import LoraConfig, PeftModel
 from transformers import (
+    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -27,8 +28,8 @@ from transformers import (
 )
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from flywheel_contract.params import TrainingParams
-from flywheel_trainer import checkpoints, models
+from flywheel_contract.params import LoraParams, Quantization, TrainingParams
+from flywheel_trainer import checkpoints, deepspeed_presets, models, tracking
 from flywheel_trainer.callbacks import History, StageCallback
 from flywheel_trainer.context import StageContext, is_main_process
 from flywheel_trainer.errors import ConfigError, Interrupted
@@ -37,7 +38,8 @@ from flywheel_trainer.model_files import check_model
 _log = logging.getLogger(__name__)
 
 Config = TypeVar("Config", bound=TrainingArguments)
-Loader = Callable[[Path, torch.dtype], PreTrainedModel]
+Loader = Callable[..., PreTrainedModel]
+"""Reads a model from a folder in a dtype; keyword arguments go to transformers' `from_pretrained`."""
 
 HISTORY: Final = "metrics.jsonl"
 """One line per optimiser step; it ends up in `logs/` beside the outputs."""
@@ -53,6 +55,12 @@ class Start:
     tokenizer: PreTrainedTokenizerBase
     dtype: torch.dtype
     load: Loader
+    options: dict[str, Any] = field(default_factory=dict)
+    """What `load` was given besides: the quantisation of the frozen weights."""
+
+    def again(self) -> PreTrainedModel:
+        """The starting point read anew, as training has it: what the trained model is measured against."""
+        return self.load(self.path, self.dtype, **self.options)
 
 
 def prepare(ctx: StageContext, params: TrainingParams, path: Path, load: Loader) -> Start:
@@ -66,16 +74,18 @@ def prepare(ctx: StageContext, params: TrainingParams, path: Path, load: Loader)
     set_seed(ctx.spec.seed)
     ctx.progress(percent=0, message="loading the model")
     dtype = models.dtype_of(params.precision) if params.lora is not None else torch.float32
-    model = load(path, dtype)
-    return Start(path, model, models.load_tokenizer(path), dtype, load)
+    options = _quantized(params.lora, dtype) if params.lora is not None else {}
+    return Start(path, load(path, dtype, **options), models.load_tokenizer(path), dtype, load, options)
 
 
 def configure(ctx: StageContext, config: type[Config], params: TrainingParams, **options: Any) -> Config:  # noqa: ANN401 -- TRL's
     """TRL's configuration for `params`; `options` are what the stage adds.
 
     Raises:
-        ConfigError: the DeepSpeed configuration is no JSON, or would leave no model behind.
+        ConfigError: the DeepSpeed configuration is no JSON, would leave no model behind, or contradicts itself.
     """
+    if params.deepspeed is not None or params.deepspeed_config is not None:
+        _refuse_zero_on_quantized(params)
     on_gpu = torch.cuda.is_available()
     return config(
         output_dir=str(ctx.checkpoints()),
@@ -104,6 +114,8 @@ def configure(ctx: StageContext, config: type[Config], params: TrainingParams, *
         disable_tqdm=True,
         dataloader_pin_memory=on_gpu,
         ddp_find_unused_parameters=False,
+        # The first process may sample alone for long before the others hear of it; the default is half an hour.
+        ddp_timeout=6 * 3600,
         **options,
     )
 
@@ -144,6 +156,8 @@ def train(ctx: StageContext, trainer: Trainer) -> History:
         _log.info("going on from step %d of %d", last.step, last.total_steps)
     trainer.add_callback(StageCallback(ctx, history))
     trainer.remove_callback(PrinterCallback)
+    if (trackers := tracking.callback(ctx)) is not None:
+        trainer.add_callback(trackers)
     ctx.progress(message="training")
     with ctx.deferring_stop():
         trainer.train(resume_from_checkpoint=str(last.path) if last is not None else None)
@@ -173,9 +187,23 @@ def leave_model(ctx: StageContext, params: TrainingParams, start: Start) -> Path
             _merge(ctx, start, last.path, output)
         start.tokenizer.save_pretrained(output)
         check_model(output)
-        shutil.copy2(ctx.checkpoints() / HISTORY, ctx.beside("logs") / HISTORY)
+        logs = ctx.beside("logs")
+        shutil.copy2(ctx.checkpoints() / HISTORY, logs / HISTORY)
+        if (tracked := tracking.folder(ctx)).is_dir():
+            # An offline run's links point at its own files.
+            shutil.copytree(tracked, logs, dirs_exist_ok=True, ignore=_links)
     wait_for_all()
     return output
+
+
+def from_first(objects: list[Any]) -> None:
+    """Fills `objects` in every process with what the first one holds there."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.broadcast_object_list(objects, src=0)
+
+
+def _links(folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if (Path(folder) / name).is_symlink()]
 
 
 def wait_for_all() -> None:
@@ -208,19 +236,38 @@ def release(trainer: Trainer, start: Start) -> None:
 
 
 def _deepspeed(ctx: StageContext, params: TrainingParams) -> str | None:
-    if params.deepspeed_config is None:
+    text = deepspeed_presets.configuration(params, on_gpu=torch.cuda.is_available())
+    if text is None:
         return None
-    try:
-        config = json.loads(params.deepspeed_config)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"deepspeedConfig is no JSON: {error}") from error
-    zero = config.get("zero_optimization", {}) if isinstance(config, dict) else {}
-    if zero.get("stage") == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
-        raise ConfigError(
-            "deepspeedConfig: ZeRO-3 leaves no model behind unless zero_optimization has "
-            '"stage3_gather_16bit_weights_on_model_save": true'
-        )
     # Every process writes the same text; DeepSpeed wants a file.
     path = ctx.work / f"deepspeed-{os.environ.get('RANK', '0')}.json"
-    path.write_text(params.deepspeed_config, encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
     return str(path)
+
+
+def _quantized(lora: LoraParams, dtype: torch.dtype) -> dict[str, Any]:
+    """How the frozen weights are read.
+
+    Raises:
+        ConfigError: 4 bits were asked for where they cannot be.
+    """
+    if lora.quantization is Quantization.NONE:
+        return {}
+    if not torch.cuda.is_available():
+        raise ConfigError("lora.quantization NF4 (QLoRA) needs a GPU: set runtime.gpus, or leave quantization out")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            "lora.quantization NF4 needs bitsandbytes, which this image does not hold: build the trainer's image with "
+            "the extra `qlora`, or leave quantization out"
+        )
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+    return {"quantization_config": config, "device_map": {"": torch.cuda.current_device()}}
+
+
+def _refuse_zero_on_quantized(params: TrainingParams) -> None:
+    if params.lora is not None and params.lora.quantization is not Quantization.NONE:
+        raise ConfigError(
+            "lora.quantization and deepspeed are both set: quantised weights are not partitioned here; keep one of them"
+        )

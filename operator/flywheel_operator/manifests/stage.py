@@ -5,7 +5,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from flywheel_contract.exit_codes import USER_MISTAKES
-from flywheel_contract.paths import MASTER_VARIABLE, NODES_VARIABLE, RENDEZVOUS_PORT, STAGE_SPEC, STATUS_PORT
+from flywheel_contract.paths import (
+    MASTER_VARIABLE,
+    NODES_VARIABLE,
+    RENDEZVOUS_PORT,
+    REPORT_TO,
+    STAGE_SPEC,
+    STATUS_PORT,
+)
 from flywheel_contract.stage_spec import StageSpec, inputs_digest
 from flywheel_contract.stages import Stage
 from flywheel_contract.uris import claim_of
@@ -186,6 +193,9 @@ def _pod(owner: StageOwner, runtime: Runtime, spec: StageSpec, config: str) -> M
         "schedulerName": runtime.pod_template.scheduler_name,
     }
     chosen = {key: value for key, value in own.items() if value is not None}
+    if runtime.report_to:
+        trackers = EnvVar(name=REPORT_TO, value=",".join(runtime.report_to))
+        runtime = runtime.model_copy(update={"env": [*runtime.env, trackers]})
     return pod_spec(runtime, container, vols, owner.pull_secrets) | chosen
 
 

@@ -228,6 +228,13 @@ class Runtime(Record):
         description="Plain environment variables.",
         json_schema_extra=list_map("name"),
     )
+    report_to: list[Literal["WandB", "MLflow", "TensorBoard"]] = Field(
+        default_factory=list,
+        max_length=3,
+        description="Experiment trackers of the training stages. Credentials come by secretEnv (WANDB_API_KEY, "
+        "MLFLOW_TRACKING_TOKEN); a tracker that is away never fails a training, and status says so.",
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+    )
     queue_name: Name | None = Field(None, description="Kueue LocalQueue; Jobs are then created suspended.")
     priority_class_name: Name | None = Field(None, description="PriorityClass of the pods.")
     node_selector: dict[str, str] = Field(default_factory=dict, description="Labels that a node must have.")

@@ -6,7 +6,7 @@ from typing import Any, Final
 from pydantic import TypeAdapter
 
 from flywheel_contract.characters import Character
-from flywheel_contract.params import CurateParams, EvaluateParams
+from flywheel_contract.params import CurateParams, EvaluateParams, PoolPolicyParams, RejectionSampleParams
 from flywheel_contract.stage_spec import (
     CurateSpec,
     DpoSpec,
@@ -20,7 +20,7 @@ from flywheel_contract.stage_spec import (
     StageSpec,
 )
 from flywheel_contract.stages import Role, Stage
-from flywheel_operator.model.generation import GenerationSpec, RecipeSpec
+from flywheel_operator.model.generation import GenerationSpec, RecipeSpec, RejectionSamplingSpec
 from flywheel_operator.model.objects import RewardModel
 from flywheel_operator.model.snapshot import Snapshot
 from flywheel_operator.model.status import ModelRef, Output, StageStatus
@@ -58,7 +58,15 @@ def resolve_generation(name: str, spec: GenerationSpec) -> ResolveSpec:
             )
             for s in spec.data.preferences
         ),
-        *(Input(name=f"sft-{s.name}", role=Role.SFT_DATA, kind="Data", uri=s.uri) for s in spec.data.sft),
+        *(
+            Input(name=f"sft-{s.name}", role=Role.SFT_DATA, kind="Data", uri=s.uri, weight=s.weight)
+            for s in spec.data.sft
+        ),
+        *(
+            Input(name=f"pool-{p.name}", role=Role.POOL, kind="Model", uri=p.model)
+            for p in (spec.recipe.rejection_sampling.pool if spec.recipe.rejection_sampling is not None else ())
+            if p.model is not None
+        ),
     ]
     if spec.evaluation.general is not None:
         inputs.append(Input(name="general", role=Role.GENERAL, kind="Data", uri=spec.evaluation.general))
@@ -147,8 +155,10 @@ def training_stage(stage: Stage, name: str, snapshot: Snapshot, done: Mapping[St
             inputs = [*_by_role(data, Role.TRAFFIC), *_by_role(data, Role.EMBEDDER)]
             return CurateSpec(**common, inputs=inputs, params=_plain(CurateParams, spec.curation))
         case Stage.REJECTION_SAMPLE if recipe.rejection_sampling is not None:
-            inputs = [_output(done, Stage.CURATE, "prompts", Role.PROMPTS), policy, *rewards]
-            return RejectionSampleSpec(**common, style=spec.style, inputs=inputs, params=recipe.rejection_sampling)
+            pool = _by_role(data, Role.POOL)
+            inputs = [_output(done, Stage.CURATE, "prompts", Role.PROMPTS), policy, *pool, *rewards]
+            params = _rejection_sampling(recipe.rejection_sampling)
+            return RejectionSampleSpec(**common, style=spec.style, inputs=inputs, params=params)
         case Stage.SFT if recipe.sft is not None:
             source = (
                 _output(done, Stage.REJECTION_SAMPLE, "accepted", Role.ACCEPTED)
@@ -164,7 +174,8 @@ def training_stage(stage: Stage, name: str, snapshot: Snapshot, done: Mapping[St
             inputs = [policy, *pairs, *own, *_judging(done, own)]
             return DpoSpec(**common, style=spec.style, inputs=inputs, params=recipe.dpo)
         case Stage.RL if recipe.rl is not None:
-            inputs = [_output(done, Stage.CURATE, "prompts", Role.PROMPTS), policy, *rewards]
+            parent = _model("parent", Role.PARENT, snapshot.parent)
+            inputs = [_output(done, Stage.CURATE, "prompts", Role.PROMPTS), policy, parent, *rewards]
             return RlSpec(**common, inputs=inputs, params=recipe.rl)
         case Stage.EVALUATE:
             inputs = [
@@ -209,6 +220,12 @@ def _plain(model: type[Any], value: Any) -> Any:  # noqa: ANN401 -- a params mod
     """`value` as the contract's own model, without what the API adds to it or to what it holds."""
     adapter = TypeAdapter(model)
     return adapter.validate_python(adapter.dump_python(value))
+
+
+def _rejection_sampling(spec: RejectionSamplingSpec) -> RejectionSampleParams:
+    """The stage's parameters: where the pool's models lie is said by its inputs."""
+    plain: RejectionSampleParams = _plain(RejectionSampleParams, spec)
+    return plain.model_copy(update={"pool": [_plain(PoolPolicyParams, policy) for policy in spec.pool]})
 
 
 def _by_role(inputs: Sequence[Input], role: Role) -> list[Input]:

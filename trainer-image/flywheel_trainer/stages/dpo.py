@@ -1,6 +1,7 @@
 """Direct preference optimisation on sampled pairs and annotated preferences, with the predecessor as reference."""
 
 import json
+from collections import Counter
 from typing import Any
 
 from datasets import Dataset
@@ -10,17 +11,19 @@ from trl import DPOConfig, DPOTrainer
 from flywheel_contract.manifest import Measurement
 from flywheel_contract.metric_names import Metric
 from flywheel_contract.stages import Role
-from flywheel_trainer import pair_filter, reports, style_report, training
+from flywheel_trainer import pair_filter, preferred, reports, style_report, training
 from flywheel_trainer.annotation import tool_calls
 from flywheel_trainer.callbacks import History
 from flywheel_trainer.context import StageContext, StageOutcome, is_main_process
-from flywheel_trainer.data.rows import Message
-from flywheel_trainer.examples import encode_pair, encode_replies, preferences, require, without_judged
+from flywheel_trainer.data.rows import Preference, read_preferences
+from flywheel_trainer.errors import ConfigError
+from flywheel_trainer.examples import encode_pair, encode_replies, require, share, without_judged
 from flywheel_trainer.models import read_policy
+from flywheel_trainer.preferred import Pair
 from flywheel_trainer.prompts import split_tools
 
-Pair = dict[str, list[Message]]
-"""`prompt`, `chosen` and `rejected`, as TRL reads them."""
+REPORT_FILE = "preferences.json"
+"""Below `logs/`: accuracy and margin of each source and origin."""
 
 
 def run(ctx: StageContext) -> StageOutcome:
@@ -32,14 +35,20 @@ def run(ctx: StageContext) -> StageOutcome:
     trainer = DPOTrainer(
         model=start.model,
         args=training.configure(
-            ctx, DPOConfig, params, max_length=params.max_length, beta=params.beta, loss_type=[params.loss_type]
+            ctx,
+            DPOConfig,
+            params,
+            max_length=params.max_length,
+            beta=params.beta,
+            loss_type=[params.loss_type],
+            precompute_ref_log_probs=params.reference == "Precomputed",
         ),
         train_dataset=Dataset.from_list([_for_trl(pair) for pair in pairs]),
         processing_class=start.tokenizer,
         peft_config=training.lora(params, "CAUSAL_LM"),
     )
     encoded = (
-        encode_replies(start.tokenizer, p["prompt"] + p["chosen"], params.max_length, all_replies=False)
+        encode_replies(start.tokenizer, p.prompt + p.chosen, params.max_length, all_replies=False)
         for p in pairs[: reports.KL_SEQUENCES]
     )
     kl = reports.kl_at_start(ctx, trainer, start, [reports.reply_of(e) for e in encoded if e is not None])
@@ -47,39 +56,69 @@ def run(ctx: StageContext) -> StageOutcome:
     training.release(trainer, start)
     training.leave_model(ctx, params, start)
     return StageOutcome(
-        metrics={**reports.training(history), **kl, **_preferred(history)},
+        metrics={**reports.training(history), **kl, **_preferred(history), **_by_origin(ctx, start, pairs)},
         counts=counts,
         message=reports.sentence(history),
     )
 
 
+def _by_origin(ctx: StageContext, start: training.Start, pairs: list[Pair]) -> dict[Metric, Measurement]:
+    """Measured by the first process alone, on the model as it was saved."""
+    params = ctx.spec.params
+    chosen = preferred.sampled(pairs, params.measured_pairs, ctx.spec.seed)
+    if not chosen or not is_main_process():
+        return {}
+    ctx.progress(message="measuring the preferences")
+    values = preferred.margins(chosen, ctx.output("model"), start.path, params)
+    metrics, report = preferred.measure(ctx, chosen, values)
+    text = json.dumps({"sources": report}, indent=1)
+    (ctx.beside("logs") / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+    return metrics
+
+
 def _pairs(ctx: StageContext, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Pair], dict[str, int]]:
-    given = preferences(ctx, Role.PAIRS, Role.PREFERENCES)
-    unjudged = without_judged(ctx, given)
-    labelled, calls = tool_calls.trainable(unjudged, ctx.spec.params.agreement, ctx.spec.characters)
-    rows, dropped = pair_filter.kept(labelled, ctx.spec.params.pair_filter)
+    inputs = [each for role in (Role.PAIRS, Role.PREFERENCES) for each in ctx.inputs(role)]
+    if not inputs:
+        raise ConfigError("stage dpo needs an input of role pairs or preferences; name one in the recipe")
+    params = ctx.spec.params
+    counts: Counter[str] = Counter()
     pairs: list[Pair] = []
-    for row in rows:
-        fitted = encode_pair(ctx, tokenizer, row, ctx.spec.params.max_length)
-        if fitted is not None:
-            prompt = fitted[0][: -len(row.chosen)]
-            pairs.append({"prompt": prompt, "chosen": list(row.chosen), "rejected": list(row.rejected)})
+    kept: list[Preference] = []
+    for each in inputs:
+        given = share(ctx, read_preferences(each.path, each.origin), each.weight)
+        unjudged = without_judged(ctx, given)
+        labelled, calls = tool_calls.trainable(unjudged, params.agreement, ctx.spec.characters)
+        rows, dropped = pair_filter.kept(labelled, params.pair_filter)
+        found = [pair for row in rows if (pair := _fitted(ctx, tokenizer, each.name, row)) is not None]
+        counts.update({"rows": len(given), "dropped-held-out": len(given) - len(unjudged), **calls, **dropped})
+        counts.update({"dropped-too-long": len(rows) - len(found), f"pairs-{each.name}": len(found)})
+        pairs += found
+        kept += rows
     require(pairs, "stage dpo")
     if is_main_process():
-        style_report.leave_pairs(ctx, rows)
-    return pairs, {
-        "rows": len(given),
-        "dropped-held-out": len(given) - len(unjudged),
-        **calls,
-        **dropped,
-        "dropped-too-long": len(rows) - len(pairs),
-    }
+        style_report.leave_pairs(ctx, kept)
+    return pairs, dict(counts)
 
 
 def _for_trl(pair: Pair) -> dict[str, Any]:
     """The pair with its character's tools in a column of their own, as JSON: Arrow would mix their schemas up."""
     prompt, tools = split_tools(pair["prompt"])
     return {**pair, "prompt": prompt, "tools": json.dumps(tools or None)}
+
+
+def _fitted(ctx: StageContext, tokenizer: PreTrainedTokenizerBase, source: str, row: Preference) -> Pair | None:
+    """The pair over a prompt that is short enough for both replies; None where there is none."""
+    fitted = encode_pair(ctx, tokenizer, row, ctx.spec.params.max_length)
+    if fitted is None:
+        return None
+    prompt = fitted[0][: -len(row.chosen)]
+    return Pair(source, row.origin, row.user, prompt, list(row.chosen), list(row.rejected))
+
+
+def _for_trl(pair: Pair) -> dict[str, Any]:
+    """The pair with its character's tools in a column of their own, as JSON: Arrow would mix their schemas up."""
+    prompt, tools = split_tools(pair.prompt)
+    return {"prompt": prompt, "chosen": pair.chosen, "rejected": pair.rejected, "tools": json.dumps(tools or None)}
 
 
 def _preferred(history: History) -> dict[Metric, Measurement]:

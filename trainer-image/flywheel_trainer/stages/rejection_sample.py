@@ -1,10 +1,11 @@
-"""rejection-sample: K replies of the policy to each prompt, scored by the composite reward; best and worst are kept.
+"""rejection-sample: replies of a pool of policies to each prompt, scored by the composite reward; best and worst stay.
 
-Sampling comes first and the policy is let go before the reward models are loaded: they need not fit side by side.
-An interrupted attempt starts again; the seed makes it draw the same replies.
+The pool is the policy that is trained and whatever else the recipe names: models by URI, endpoints. They draw one after
+the other and are let go before the reward models are loaded: they need not fit side by side.
+An interrupted attempt starts again; the seed makes local models draw the same replies.
 """
 
-import gc
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,18 +17,31 @@ from flywheel_contract.manifest import Measurement
 from flywheel_contract.metric_names import Metric
 from flywheel_contract.params import RejectionSampleParams
 from flywheel_contract.stage_spec import RejectionSampleSpec
-from flywheel_contract.stages import Role
-from flywheel_trainer import intervals, models, style_report
+from flywheel_contract.stages import Origin, Role
+from flywheel_trainer import engines, intervals, style_report
 from flywheel_trainer.context import StageContext, StageOutcome
 from flywheel_trainer.data.rows import DATA_FILE, Conversation, Message, read_traffic, write_rows
 from flywheel_trainer.data.split import draw_key
+from flywheel_trainer.endpoints import EndpointDrawer
 from flywheel_trainer.errors import ConfigError, DataError
 from flywheel_trainer.prompts import with_character
 from flywheel_trainer.rewards import load_composite
-from flywheel_trainer.sampling import sample_replies
+
+CURRENT: Final = "current"
+"""The name of the policy that is trained, in the report."""
+REPORT_FILE: Final = "_report.json"
+"""Beside the accepted rows; a name that begins with `_` is no data."""
 
 _RESAMPLES: Final = 1000
 _CONFIDENCE: Final = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A sampled reply and which policy wrote it."""
+
+    policy: str
+    text: str
 
 
 @dataclass
@@ -46,7 +60,7 @@ def run(ctx: StageContext) -> StageOutcome:
     """Leaves `accepted` (conversations that end with the best reply) and `pairs` (best against worst).
 
     Raises:
-        ConfigError: no prompts, policy or reward model.
+        ConfigError: no prompts, policy or reward model; an endpoint that refuses; vLLM where it cannot run.
         DataError: not one reply has any text.
         NotFiniteError: a reward is NaN or infinite.
     """
@@ -56,16 +70,19 @@ def run(ctx: StageContext) -> StageOutcome:
     rows = draw_rows(ctx, spec.params.max_prompts)
     prompts = [with_character(prefix(row), row.character, spec.characters) for row in rows]
     replies = _sample(ctx, prompts, spec.params)
+    drawn = sum(map(len, replies))
+    if not any(reply.text for each in replies for reply in each):
+        raise DataError(f"none of the {drawn} sampled replies has any text: check the policy's template")
     rewards = _score(ctx, prompts, replies, spec.params)
     selection = select(rows, replies, rewards)
-    if not selection.accepted:
-        raise DataError(
-            f"none of the {sum(map(len, replies))} sampled replies has any text: check the policy's template"
-        )
-    style_report.leave_samples(ctx, [row.user for row in rows], [prefix(row) for row in rows], replies, rewards)
+    texts = [[each.text for each in given] for given in replies]
+    style_report.leave_samples(ctx, [row.user for row in rows], [prefix(row) for row in rows], texts, rewards)
     write_rows(ctx.output("accepted") / DATA_FILE, selection.accepted)
     write_rows(ctx.output("pairs") / DATA_FILE, selection.pairs)
-    return _outcome(selection, sum(map(len, replies)), spec.seed)
+    report = acceptance(rows, replies, rewards, selection)
+    path = ctx.output("accepted") / REPORT_FILE
+    path.write_text(json.dumps({"policies": report}, indent=1) + "\n", encoding="utf-8")
+    return _outcome(selection, drawn, spec.seed, report)
 
 
 def draw_rows(ctx: StageContext, limit: int) -> list[Conversation]:
@@ -87,20 +104,22 @@ def prefix(row: Conversation) -> list[Message]:
 
 
 def select(
-    rows: Sequence[Conversation], replies: Sequence[Sequence[str]], rewards: Sequence[Sequence[float]]
+    rows: Sequence[Conversation], replies: Sequence[Sequence[Reply]], rewards: Sequence[Sequence[float]]
 ) -> Selection:
     """The best and the worst reply to each prompt. Replies without text never count; equal texts make no pair."""
     selection = Selection()
-    for row, texts, scores in zip(rows, replies, rewards, strict=True):
-        usable = [(score, text) for score, text in zip(scores, texts, strict=True) if text]
-        selection.counts["emptyReplies"] += len(texts) - len(usable)
+    for row, given, scores in zip(rows, replies, rewards, strict=True):
+        usable = [(score, each.text, each.policy) for score, each in zip(scores, given, strict=True) if each.text]
+        selection.counts["emptyReplies"] += len(given) - len(usable)
         if not usable:
             selection.counts["promptsWithoutReply"] += 1
             continue
         # By reward, then by text, so that a tie is broken the same way every time.
         worst, best = min(usable), max(usable)
         common = {key: value for key, value in row.to_json().items() if key not in ("messages", "signals", "consent")}
-        selection.accepted.append({**common, "messages": [*prefix(row), _reply(best[1])], "reward": best[0]})
+        selection.accepted.append(
+            {**common, "messages": [*prefix(row), _message(best[1])], "reward": best[0], "policy": best[2]}
+        )
         selection.users.append(row.user)
         selection.best.append(best[0])
         selection.worst.append(worst[0])
@@ -111,66 +130,133 @@ def select(
             {
                 **common,
                 "prompt": prefix(row),
-                "chosen": [_reply(best[1])],
-                "rejected": [_reply(worst[1])],
+                "chosen": [_message(best[1])],
+                "rejected": [_message(worst[1])],
                 "chosenReward": best[0],
                 "rejectedReward": worst[0],
+                "chosenPolicy": best[2],
+                "rejectedPolicy": worst[2],
             }
         )
     return selection
 
 
-def _reply(text: str) -> Message:
+def acceptance(
+    rows: Sequence[Conversation],
+    replies: Sequence[Sequence[Reply]],
+    rewards: Sequence[Sequence[float]],
+    selection: Selection,
+) -> dict[str, dict[str, Any]]:
+    """Of each policy, and of each by origin: replies drawn, how many had no text, how many were accepted (the best
+    reply to their prompt) or rejected (the worse one of a pair), the share accepted, and the mean reward."""
+    report: dict[str, dict[str, Any]] = {}
+    for policy in dict.fromkeys(each.policy for given in replies for each in given):
+        parts: dict[str, Any] = {}
+        for origin in (None, *Origin):
+            scored = [
+                (each, score)
+                for row, given, scores in zip(rows, replies, rewards, strict=True)
+                if origin in (None, row.origin)
+                for each, score in zip(given, scores, strict=True)
+                if each.policy == policy
+            ]
+            if not scored:
+                continue
+            named = None if origin is None else origin.value
+            accepted = _count(selection.accepted, "policy", policy, named)
+            told = [score for each, score in scored if each.text]
+            parts["all" if named is None else named] = {
+                "drawn": len(scored),
+                "empty": len(scored) - len(told),
+                "accepted": accepted,
+                "rejected": _count(selection.pairs, "rejectedPolicy", policy, named),
+                "acceptanceRate": accepted / len(scored),
+                **({"meanReward": float(np.mean(told))} if told else {}),
+            }
+        report[policy] = parts.pop("all") | {"byOrigin": parts}
+    return report
+
+
+def _count(rows: Sequence[dict[str, Any]], key: str, policy: str, origin: str | None) -> int:
+    return sum(row[key] == policy and origin in (None, row["origin"]) for row in rows)
+
+
+def _message(text: str) -> Message:
     return {"role": "assistant", "content": text}
 
 
-def _sample(ctx: StageContext, prompts: Sequence[Sequence[Message]], params: RejectionSampleParams) -> list[list[str]]:
-    ctx.progress(percent=0, message="loading the policy")
-    folder = ctx.input(Role.POLICY).path
-    policy, tokenizer = models.load_policy(folder, params.precision), models.load_tokenizer(folder)
-    total = len(prompts) * params.samples_per_prompt
-    ctx.progress(message=f"drawing {total} replies")
-    replies = sample_replies(
-        policy,
-        tokenizer,
-        prompts,
-        params,
-        count=params.samples_per_prompt,
-        seed=ctx.spec.seed,
-        report=lambda share: ctx.progress(percent=80 * share, step=round(total * share), total_steps=total),
-    )
-    del policy
-    gc.collect()
-    return replies
+def _sample(
+    ctx: StageContext, prompts: Sequence[Sequence[Message]], params: RejectionSampleParams
+) -> list[list[Reply]]:
+    """The replies of the whole pool to each prompt, policy by policy."""
+    models = {f"pool-{p.name}": p for p in params.pool if p.endpoint is None}
+    folders = {i.name: i.path for i in ctx.inputs(Role.POOL)}
+    if missing := sorted(set(models) - set(folders)):
+        raise ConfigError(f"rejection-sample: the pool has neither endpoint nor model for {', '.join(missing)}")
+    wanted = [params.samples_per_prompt, *(p.samples_per_prompt or params.samples_per_prompt for p in params.pool)]
+    total, before = len(prompts) * sum(wanted), 0
+    found: list[list[Reply]] = [[] for _ in prompts]
+
+    def draw(drawer: engines.Drawer, name: str, count: int) -> None:
+        nonlocal before
+        ctx.progress(message=f"drawing {len(prompts) * count} replies of {name}")
+
+        def report(share: float) -> None:
+            step = before + round(share * len(prompts) * count)
+            ctx.progress(percent=80 * step / total, step=step, total_steps=total)
+
+        texts = drawer.draw(prompts, params, count=count, seed=ctx.spec.seed, report=report)
+        for given, each in zip(found, texts, strict=True):
+            given += [Reply(name, text) for text in each]
+        before += len(prompts) * count
+
+    longest = params.max_prompt_tokens + params.max_new_tokens
+    local = [(CURRENT, ctx.input(Role.POLICY).path, wanted[0])]
+    local += [(p.name, folders[f"pool-{p.name}"], n) for p, n in zip(params.pool, wanted[1:], strict=True)
+              if p.endpoint is None]  # fmt: skip
+    # Endpoints first: what they refuse is known before hours of sampling.
+    for member, count in zip(params.pool, wanted[1:], strict=True):
+        if member.endpoint is not None:
+            draw(EndpointDrawer(member.name, member.endpoint), member.name, count)
+    for name, folder, count in local:
+        ctx.progress(message=f"loading policy {name}")
+        with engines.opened(folder, params.engine, params.precision, longest) as drawer:
+            draw(drawer, name, count)
+    return found
 
 
 def _score(
     ctx: StageContext,
     prompts: Sequence[Sequence[Message]],
-    replies: Sequence[Sequence[str]],
+    replies: Sequence[Sequence[Reply]],
     params: RejectionSampleParams,
 ) -> list[list[float]]:
     ctx.progress(percent=80, message="scoring the replies")
     composite = load_composite(ctx, params.precision)
-    conversations = [[*p, _reply(text)] for p, texts in zip(prompts, replies, strict=True) for text in texts]
-    scores = composite.score(conversations, params.batch_size).tolist()
-    ctx.progress(percent=95, reward=float(np.mean(scores)))
-    each = params.samples_per_prompt
-    return [scores[i : i + each] for i in range(0, len(scores), each)]
+    conversations = [[*p, _message(each.text)] for p, given in zip(prompts, replies, strict=True) for each in given]
+    scores = iter(composite.score(conversations, params.batch_size).tolist())
+    rewards = [[next(scores) for _ in given] for given in replies]
+    ctx.progress(percent=95, reward=float(np.mean([score for each in rewards for score in each])))
+    return rewards
 
 
-def _outcome(selection: Selection, drawn: int, seed: int) -> StageOutcome:
+def _outcome(selection: Selection, drawn: int, seed: int, report: dict[str, dict[str, Any]]) -> StageOutcome:
     def mean(values: list[float]) -> Measurement:
         return intervals.mean(selection.users, values, samples=_RESAMPLES, seed=seed).measurement(_CONFIDENCE)
 
     accepted, rejected = mean(selection.best), mean(selection.worst)
+    by_policy = {f"{what}.{name}": part[what] for name, part in report.items() for what in ("drawn", "accepted")}
+    shares = ", ".join(f"{name} {part['accepted']} of {part['drawn']}" for name, part in report.items())
+    pool = f"; accepted by policy: {shares}" if len(report) > 1 else ""
     return StageOutcome(
         metrics={
             Metric.SAMPLES_DRAWN: Measurement(value=drawn, n=drawn),
             Metric.ACCEPTED_REWARD: accepted,
             Metric.REJECTED_REWARD: rejected,
         },
-        counts={"accepted": len(selection.accepted), "pairs": len(selection.pairs), **selection.counts},
+        counts={
+            "accepted": len(selection.accepted), "pairs": len(selection.pairs), **selection.counts, **by_policy,
+        },
         message=f"{len(selection.accepted)} replies accepted of {drawn}, reward {accepted.value:.2f} "
-        f"against {rejected.value:.2f} of the worst, {len(selection.pairs)} pairs",
-    )
+        f"against {rejected.value:.2f} of the worst, {len(selection.pairs)} pairs{pool}",
+    )  # fmt: skip

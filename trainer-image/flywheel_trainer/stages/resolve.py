@@ -59,7 +59,7 @@ def _check(item: LocalInput) -> None:
     scores = architecture(item.path).endswith("ForSequenceClassification")
     if item.spec.role is Role.REWARD and not scores:
         raise ModelError(f"input {item.name}: {item.spec.uri} is no reward model; name one that gives a score")
-    if item.spec.role in (Role.BASELINE, Role.JUDGE) and scores:
+    if item.spec.role in (Role.BASELINE, Role.JUDGE, Role.POOL) and scores:
         raise ModelError(f"input {item.name}: {item.spec.uri} gives scores; name a language model")
 
 
