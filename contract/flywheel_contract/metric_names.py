@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Final
 
-from flywheel_contract.stages import Origin, Stage
+from flywheel_contract.stages import Origin, RewardModelType, Stage
 
 
 class Metric(StrEnum):
@@ -29,7 +29,7 @@ class Metric(StrEnum):
     EVALUATION_PROMPTS_INTERNAL = "evaluationPromptsInternal"
     EVALUATION_PROMPTS_USER = "evaluationPromptsUser"
 
-    # reward-model, on held-out pairs
+    # reward-model, on held-out users
     REWARD_ACCURACY = "rewardAccuracy"
     REWARD_ACCURACY_INTERNAL = "rewardAccuracyInternal"
     REWARD_ACCURACY_USER = "rewardAccuracyUser"
@@ -40,6 +40,21 @@ class Metric(StrEnum):
     LENGTH_CORRELATION = "lengthCorrelation"
     REWARD_MEAN = "rewardMean"
     REWARD_STD = "rewardStd"
+    CALIBRATION_ERROR = "calibrationError"
+    CALIBRATION_ERROR_INTERNAL = "calibrationErrorInternal"
+    CALIBRATION_ERROR_USER = "calibrationErrorUser"
+    SURFACE_ACCURACY = "surfaceAccuracy"
+    ACCURACY_OVER_SURFACE = "accuracyOverSurface"
+    ORDER_AGREEMENT = "orderAgreement"
+    SIGNAL_RATE = "signalRate"
+    SIGNAL_AUC = "signalAuc"
+    SIGNAL_AUC_INTERNAL = "signalAucInternal"
+    SIGNAL_AUC_USER = "signalAucUser"
+    SIGNAL_AUC_LOWEST_SLICE = "signalAucLowestSlice"
+    SIGNAL_DRIFT = "signalDrift"
+    SURFACE_AUC = "surfaceAuc"
+    AUC_OVER_SURFACE = "aucOverSurface"
+    SHUFFLED_LABEL_AUC = "shuffledLabelAuc"
 
     # rejection-sample
     SAMPLES_DRAWN = "samplesDrawn"
@@ -115,6 +130,45 @@ _TRAINING: Final = (
     Metric.PEAK_MEMORY_BYTES,
 )
 
+_ANY_REWARD: Final = (
+    *_TRAINING,
+    Metric.LENGTH_CORRELATION,
+    Metric.CALIBRATION_ERROR,
+    Metric.CALIBRATION_ERROR_INTERNAL,
+    Metric.CALIBRATION_ERROR_USER,
+)
+_PAIR_REWARD: Final = (
+    *_ANY_REWARD,
+    Metric.REWARD_ACCURACY,
+    Metric.REWARD_ACCURACY_INTERNAL,
+    Metric.REWARD_ACCURACY_USER,
+    Metric.ANNOTATOR_AGREEMENT,
+    Metric.LENGTH_ONLY_ACCURACY,
+    Metric.SURFACE_ACCURACY,
+    Metric.ACCURACY_OVER_SURFACE,
+    Metric.SHUFFLED_LABEL_ACCURACY,
+)
+
+REWARD_METRICS: Final[dict[RewardModelType, tuple[Metric, ...]]] = {
+    RewardModelType.POINTWISE: (*_PAIR_REWARD, Metric.REWARD_MEAN, Metric.REWARD_STD),
+    RewardModelType.PAIRWISE: (*_PAIR_REWARD, Metric.ORDER_AGREEMENT),
+    RewardModelType.USER_SIGNAL: (
+        *_ANY_REWARD,
+        Metric.REWARD_MEAN,
+        Metric.REWARD_STD,
+        Metric.SIGNAL_RATE,
+        Metric.SIGNAL_AUC,
+        Metric.SIGNAL_AUC_INTERNAL,
+        Metric.SIGNAL_AUC_USER,
+        Metric.SIGNAL_AUC_LOWEST_SLICE,
+        Metric.SIGNAL_DRIFT,
+        Metric.SURFACE_AUC,
+        Metric.AUC_OVER_SURFACE,
+        Metric.SHUFFLED_LABEL_AUC,
+    ),
+}
+"""Which kind of reward model reports which metrics; one that cannot be measured is left out."""
+
 BY_ORIGIN: Final = (
     Metric.ROWS_READ,
     Metric.ROWS_KEPT,
@@ -144,18 +198,7 @@ REPORTED_BY: Final[dict[Stage, tuple[Metric, ...]]] = {
         Metric.EVALUATION_PROMPTS_INTERNAL,
         Metric.EVALUATION_PROMPTS_USER,
     ),
-    Stage.REWARD_MODEL: (
-        *_TRAINING,
-        Metric.REWARD_ACCURACY,
-        Metric.REWARD_ACCURACY_INTERNAL,
-        Metric.REWARD_ACCURACY_USER,
-        Metric.ANNOTATOR_AGREEMENT,
-        Metric.LENGTH_ONLY_ACCURACY,
-        Metric.SHUFFLED_LABEL_ACCURACY,
-        Metric.LENGTH_CORRELATION,
-        Metric.REWARD_MEAN,
-        Metric.REWARD_STD,
-    ),
+    Stage.REWARD_MODEL: tuple(dict.fromkeys(m for metrics in REWARD_METRICS.values() for m in metrics)),
     Stage.REJECTION_SAMPLE: (Metric.SAMPLES_DRAWN, Metric.ACCEPTED_REWARD, Metric.REJECTED_REWARD),
     Stage.SFT: (*_TRAINING, Metric.KL_AT_START),
     Stage.DPO: (

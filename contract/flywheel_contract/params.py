@@ -1,14 +1,15 @@
 """The parameters of each stage. The same models are the recipe in the CRD, so a default stands in one place only."""
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from flywheel_contract.base import Record
 from flywheel_contract.curation_params import ConstraintsParams, DiversityParams
 from flywheel_contract.judging import BenchmarkParams, JudgeParams
 from flywheel_contract.pairs import AgreementParams, PairFilterParams
+from flywheel_contract.stages import RewardModelType
 
 
 class Precision(StrEnum):
@@ -156,11 +157,11 @@ class CurateParams(Record):
 
 
 class RewardModelParams(TrainingParams):
-    """A pointwise Bradley-Terry reward model on preference pairs."""
+    """How a reward model is trained and measured."""
 
     learning_rate: float = Field(1e-5, gt=0, le=1, description="Peak learning rate.")
     holdout_fraction: float = Field(
-        0.2, gt=0, lt=1, description="Share of the users whose pairs only measure the model, by a hash of the user id."
+        0.2, gt=0, lt=1, description="Share of the users whose rows only measure the model, by a hash of the user id."
     )
     pair_filter: PairFilterParams = Field(
         default_factory=PairFilterParams, description="Pairs whose replies look too different are dropped."
@@ -171,6 +172,43 @@ class RewardModelParams(TrainingParams):
     center_rewards_coefficient: float = Field(
         0.01, ge=0, le=10, description="Pulls the mean reward towards zero (TRL's centering term)."
     )
+
+
+class SignalParams(Record):
+    """The signal that a UserSignal model predicts. A number above 0 counts as given."""
+
+    name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=64, description="Its name in the rows' `signals`.")
+    source: Literal["Rows", "Conversation"] = Field(
+        "Rows",
+        description="Rows: the rows say it. Conversation: whether the user went on is read from the conversation "
+        "itself, for every reply in it; a row that says it itself is believed.",
+    )
+    absent: Literal["Unknown", "Negative"] = Field(
+        "Unknown",
+        description="What a row without the signal means. Unknown: it is left out. Negative: the user did not give it "
+        "(for thumbs, which only those leave who press).",
+    )
+    settled_after_seconds: int = Field(
+        86_400,
+        ge=0,
+        le=31_536_000,
+        description="With source Conversation: a last reply counts as left alone once this much younger rows exist; "
+        "before that nobody knows.",
+    )
+    time_slices: int = Field(4, ge=2, le=24, description="Into how many slices of time the held-out rows are cut.")
+
+
+class RewardStageParams(RewardModelParams):
+    """What the reward-model stage is told: how to train, and which kind of model."""
+
+    type: RewardModelType = Field(RewardModelType.POINTWISE, description="The kind of reward model.")
+    signal: SignalParams | None = Field(None, description="For type UserSignal: the signal.")
+
+    @model_validator(mode="after")
+    def _signal_fits(self) -> Self:
+        if (self.type is RewardModelType.USER_SIGNAL) != (self.signal is not None):
+            raise ValueError("signal: type UserSignal needs it, and no other type takes it")
+        return self
 
 
 class EndpointParams(Record):

@@ -15,7 +15,7 @@ from flywheel_contract.params import (
     EvaluateParams,
     RejectionSampleParams,
     ResolveParams,
-    RewardModelParams,
+    RewardStageParams,
     RlParams,
     SftParams,
 )
@@ -30,6 +30,13 @@ MAX_INPUTS: Final = 21
 MAX_DAYS: Final = 366
 
 InputKind = Literal["Data", "Model"]
+
+
+class RewardScale(Record):
+    """Mean and deviation of a reward model's scores on its own held-out rows."""
+
+    mean: float
+    std: float = Field(gt=0)
 
 
 class DateRange(Record):
@@ -60,6 +67,7 @@ class Input(Record):
     origin: Origin | None = Field(None, description="For traffic and preferences: where they come from.")
     dates: DateRange | None = Field(None, description="Only these days of a folder that holds `date=` folders.")
     weight: float = Field(1.0, description="For rewards: weight in the composite; for data: share in the mixture.")
+    scale: RewardScale | None = Field(None, description="For rewards: what their scores are standardised by.")
 
 
 class _StageSpec(Record):
@@ -94,7 +102,7 @@ class CurateSpec(_StageSpec):
 
 class RewardModelSpec(_StageSpec):
     stage: Literal[Stage.REWARD_MODEL] = Stage.REWARD_MODEL
-    params: RewardModelParams = Field(default_factory=RewardModelParams)
+    params: RewardStageParams = Field(default_factory=RewardStageParams)
 
 
 class RejectionSampleSpec(_StageSpec):

@@ -31,11 +31,22 @@ class Origin(StrEnum):
     """Production."""
 
 
+class RewardModelType(StrEnum):
+    """What a reward model reads and what it answers."""
+
+    POINTWISE = "Pointwise"
+    """One reply; one score (Bradley-Terry). The main term of a composite reward."""
+    PAIRWISE = "Pairwise"
+    """Both replies at once; which is better. For evaluation only."""
+    USER_SIGNAL = "UserSignal"
+    """One reply; whether the user will give a signal (go on, thumbs up, ...). An auxiliary term."""
+
+
 class Role(StrEnum):
     """What an input is to its stage."""
 
     TRAFFIC = "traffic"
-    """Conversations as they were captured (curate)."""
+    """Conversations as they were captured (curate, reward-model of a user signal)."""
     PREFERENCES = "preferences"
     """Pairs `chosen`/`rejected` (reward-model, dpo)."""
     SFT_DATA = "sft-data"
@@ -67,6 +78,8 @@ class Role(StrEnum):
     """A folder of task files of lm-evaluation-harness (evaluate)."""
     REWARD = "reward"
     """A trained reward model, with its weight."""
+    PAIRWISE = "pairwise"
+    """A trained pairwise reward model, which only judges (evaluate)."""
     EMBEDDER = "embedder"
     """A sentence-transformers model (curate); without one the embedded model is used."""
 

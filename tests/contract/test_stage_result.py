@@ -14,7 +14,7 @@ from flywheel_contract.base import digest_of
 from flywheel_contract.exit_codes import USER_MISTAKES as CODES
 from flywheel_contract.exit_codes import ExitCode
 from flywheel_contract.manifest import Manifest, Measurement
-from flywheel_contract.metric_names import REPORTED_BY, Metric
+from flywheel_contract.metric_names import REPORTED_BY, REWARD_METRICS, Metric
 from flywheel_contract.progress import Progress
 from flywheel_contract.stage_result import (
     MESSAGE_MAX_LENGTH,
@@ -33,7 +33,14 @@ LONGEST = [-1234570000000000.0, -1.23457e-300, -1.23457e300]
 WORST_CHARACTERS = ['"', "\\", "\0", "é", "…", "🌙", "a"]
 
 
-def largest(stage: Stage, number: float, character: str) -> StageResult:
+CASES = [(s, REPORTED_BY[s]) for s in Stage if s is not Stage.REWARD_MODEL] + [
+    # A reward model is of one type, and reports what that type has.
+    (Stage.REWARD_MODEL, metrics)
+    for metrics in REWARD_METRICS.values()
+]
+
+
+def largest(stage: Stage, number: float, character: str, metrics: tuple[Metric, ...] = ()) -> StageResult:
     names = [f"{i:02}".ljust(63, "x") for i in range(MAX_INPUTS)] if stage is Stage.RESOLVE else OUTPUTS[stage]
     return StageResult(
         stage=stage,
@@ -42,13 +49,13 @@ def largest(stage: Stage, number: float, character: str) -> StageResult:
         manifest_uri="s3://" + "k" * (OUTPUT_URI_MAX_LENGTH - 5),
         manifest_digest=digest_of("manifest"),
         outputs={name: digest_of(name) for name in names},
-        metrics={m: Measurement(value=number, low=number, high=number, n=2**53) for m in REPORTED_BY[stage]},
+        metrics={m: Measurement(value=number, low=number, high=number, n=2**53) for m in metrics},
         reused=True,
     )
 
 
 def test_the_largest_result_of_a_dry_run_fits() -> None:
-    result = largest(Stage.RESOLVE, 0.0, "a").model_copy(
+    result = largest(Stage.RESOLVE, 0.0, "a", ()).model_copy(
         update={"manifest_uri": None, "manifest_digest": None, "sizes": [Size(2**53, 2**53)] * MAX_INPUTS}
     )
     text = result.to_termination_message()
@@ -62,11 +69,11 @@ def test_no_stage_with_a_manifest_tells_sizes(stage: Stage) -> None:
         StageResult(stage=stage, reason=Reason.SUCCEEDED, manifest_uri="s3://b/m", sizes=[Size(1, 2)])
 
 
-@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize(("stage", "metrics"), CASES)
 @pytest.mark.parametrize("character", WORST_CHARACTERS)
 @pytest.mark.parametrize("number", LONGEST)
-def test_the_largest_result_fits(stage: Stage, character: str, number: float) -> None:
-    result = largest(stage, number, character)
+def test_the_largest_result_fits(stage: Stage, metrics: tuple[Metric, ...], character: str, number: float) -> None:
+    result = largest(stage, number, character, metrics)
     text = result.to_termination_message()
     assert len(text.encode()) <= TERMINATION_MESSAGE_BYTES
     read = StageResult.from_termination_message(text)
@@ -131,7 +138,7 @@ def test_a_message_alone_is_never_cut_too_far(message: str) -> None:
 
 def test_what_cannot_fit_is_an_error() -> None:
     outputs = {f"{i:02}".ljust(63, "x"): digest_of(i) for i in range(60)}
-    result = largest(Stage.RESOLVE, 0.0, "a").model_copy(update={"outputs": outputs})
+    result = largest(Stage.RESOLVE, 0.0, "a", ()).model_copy(update={"outputs": outputs})
     with pytest.raises(ValueError, match="without its message"):
         result.to_termination_message()
 

@@ -238,7 +238,25 @@ GENERATION_MISTAKES = [
 
 REWARD_MODEL_MISTAKES = [
     Mistake("unknown field", "spec.model", "unknown field", {"model": "hf://a/b"}),
-    Mistake("no pairs", "spec.preferences", "at least 1 items", {"preferences": []}),
+    Mistake("no pairs", "spec.preferences", "learn from preferences", {"preferences": []}),
+    Mistake("signal of a judge of pairs", "spec.signal", "with that type", {"signal": {"name": "continued"}}),
+    Mistake(
+        "traffic for a judge of pairs", "spec.signal", "with that type", {"type": "Pairwise", "traffic": [TRAFFIC]}
+    ),
+    Mistake("signal without its name", "spec.signal", "with that type", {"type": "UserSignal", "traffic": [TRAFFIC]}),
+    Mistake(
+        "user signal from pairs",
+        "spec.preferences",
+        "UserSignal do not",
+        {"type": "UserSignal", "traffic": [TRAFFIC], "signal": {"name": "continued"}},
+    ),
+    Mistake(
+        "gate on a metric of another type",
+        "spec.gates.rules",
+        "no model of type Pointwise reports",
+        {"gates": {"rules": [{"name": "auc", "metric": "signalAuc", "min": 0.5}]}},
+    ),
+    Mistake("unknown type", "spec.type", "supported values", {"type": "Listwise"}),
     Mistake(
         "gate on a metric of another kind",
         "spec.gates.rules[0].metric",

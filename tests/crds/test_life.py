@@ -180,6 +180,8 @@ def test_columns_of_a_reward_model(kubectl: Kubectl) -> None:
         "STAGE": "reward-model",
         "PROGRESS": "10%",
         "ACCURACY": "0.63",
+        "AUC": "",
+        "TYPE": "Pointwise",
     }
 
 

@@ -368,6 +368,8 @@ def test_a_reward_model_from_its_creation_to_ready(start: Callable[[], Process],
             Metric.REWARD_ACCURACY: measured,
             Metric.REWARD_ACCURACY_INTERNAL: measured,
             Metric.REWARD_ACCURACY_USER: measured,
+            Metric.ACCURACY_OVER_SURFACE: Measurement(value=0.2, low=0.1, high=0.3, n=200),
+            Metric.SHUFFLED_LABEL_ACCURACY: Measurement(value=0.5, low=0.49, high=0.51, n=200),
         },
     )
     finish(kubectl, "reward-model", trained)

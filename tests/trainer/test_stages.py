@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from e2e import tiny_data
-from flywheel_contract.metric_names import REPORTED_BY, Metric
+from flywheel_contract.metric_names import REPORTED_BY, REWARD_METRICS, Metric
 from flywheel_contract.stage_result import StageResult
-from flywheel_contract.stages import Stage
+from flywheel_contract.stages import RewardModelType, Stage
 from flywheel_trainer.models import load_policy, load_reward, load_tokenizer
 from flywheel_trainer.rewards import Scorer
 from tests.trainer.workshop import Json, Workshop
@@ -61,9 +61,10 @@ def value(result: StageResult, metric: Metric) -> float:
 @pytest.mark.parametrize("stage", [Stage.REWARD_MODEL, Stage.SFT, Stage.DPO, Stage.RL])
 def test_every_promised_metric_is_reported(wheel: Wheel, stage: Stage) -> None:
     results = {r.stage: r for r in (wheel.reward, wheel.sft, wheel.dpo, wheel.rl)}
-    # In fp32 the learner samples itself: there is no gap to correct, and status says so.
-    inapplicable = {Metric.IMPORTANCE_WEIGHT} if stage is Stage.RL else set()
-    assert set(results[stage].metrics) == set(REPORTED_BY[stage]) - inapplicable
+    promised = REWARD_METRICS[RewardModelType.POINTWISE] if stage is Stage.REWARD_MODEL else REPORTED_BY[stage]
+    # In fp32 the learner samples itself: there is no gap to correct, and status says so. Nobody reviewed the pairs.
+    inapplicable = {Metric.IMPORTANCE_WEIGHT} if stage is Stage.RL else {Metric.ANNOTATOR_AGREEMENT}
+    assert set(results[stage].metrics) == set(promised) - inapplicable
 
 
 def test_reward_model_tells_warm_from_cold_and_no_control_does(wheel: Wheel) -> None:

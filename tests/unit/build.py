@@ -40,6 +40,23 @@ HEALTHY: dict[Metric, Measurement] = {
 }
 """A healthy launch of the paper: 60 % on user prompts, 58 % on internal ones."""
 
+HEALTHY_REWARD: dict[Metric, Measurement] = {
+    Metric.REWARD_ACCURACY: Measurement(value=0.7, low=0.6, high=0.8, n=200),
+    Metric.ACCURACY_OVER_SURFACE: Measurement(value=0.15, low=0.05, high=0.25, n=200),
+    Metric.SHUFFLED_LABEL_ACCURACY: Measurement(value=0.501, low=0.49, high=0.51, n=200),
+    Metric.REWARD_MEAN: Measurement(value=0.25, n=400),
+    Metric.REWARD_STD: Measurement(value=2.0, n=400),
+}
+HEALTHY_SIGNAL: dict[Metric, Measurement] = {
+    Metric.SIGNAL_AUC: Measurement(value=0.67, low=0.63, high=0.71, n=300),
+    Metric.SIGNAL_AUC_LOWEST_SLICE: Measurement(value=0.62, low=0.55, high=0.69, n=90),
+    Metric.SIGNAL_DRIFT: Measurement(value=0.04, n=90),
+    Metric.CALIBRATION_ERROR: Measurement(value=0.03, low=0.02, high=0.05, n=300),
+    Metric.SHUFFLED_LABEL_AUC: Measurement(value=0.499, n=300),
+    Metric.REWARD_MEAN: Measurement(value=-1.5, n=300),
+    Metric.REWARD_STD: Measurement(value=0.8, n=300),
+}
+
 OVERFITTED = HEALTHY | {
     Metric.WIN_RATE_USER: Measurement(value=0.707, low=0.66, high=0.75, n=300),
     Metric.WIN_RATE_INTERNAL: Measurement(value=0.437, low=0.39, high=0.48, n=300),
@@ -96,7 +113,7 @@ def result_of(spec: StageSpec, metrics: dict[Metric, Measurement] | None = None,
     if metrics is None:
         metrics = {
             Stage.EVALUATE: HEALTHY,
-            Stage.REWARD_MODEL: {Metric.REWARD_ACCURACY: Measurement(value=0.7, low=0.6, high=0.8, n=200)},
+            Stage.REWARD_MODEL: HEALTHY_REWARD,
         }.get(spec.stage, {})
     return StageResult(
         stage=spec.stage,

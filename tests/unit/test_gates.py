@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flywheel_contract.manifest import Measurement
-from flywheel_contract.metric_names import Metric
+from flywheel_contract.metric_names import REWARD_METRICS, Metric
 from flywheel_operator.decide.gates import (
     GENERATION_GATES,
     PAIRWISE_GATES,
@@ -111,7 +111,9 @@ def test_the_users_gates_are_added_or_take_the_place_of_a_default() -> None:
 
 def test_default_gates_name_what_their_stages_report() -> None:
     assert {g.metric.value for g in GENERATION_GATES} <= set(GENERATION_METRICS)
-    assert {g.metric.value for g in REWARD_MODEL_GATES} <= set(REWARD_MODEL_METRICS)
+    for kind, gates in REWARD_MODEL_GATES.items():
+        assert {g.metric for g in gates} <= set(REWARD_METRICS[kind])
+        assert {m.value for m in REWARD_METRICS[kind]} <= set(REWARD_MODEL_METRICS)
     assert len({g.name for g in GENERATION_GATES}) == len(GENERATION_GATES)
 
 

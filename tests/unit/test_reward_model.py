@@ -12,7 +12,7 @@ from flywheel_operator.model.names import COMMAND_ABORT
 from flywheel_operator.model.observed import JobState, JobView
 from flywheel_operator.model.phases import RewardModelPhase
 from flywheel_operator.model.status import RewardModelStatus
-from tests.unit.build import raw_object, result_of, reward_model_spec
+from tests.unit.build import HEALTHY_REWARD, raw_object, result_of, reward_model_spec
 from tests.unit.world import World
 
 NAME = "rm-1"
@@ -46,7 +46,8 @@ class Lab(World):
             for job in self.jobs.values():
                 if job.view.state is JobState.PENDING:
                     spec = self.stage_spec(job)
-                    metrics = {Metric.REWARD_ACCURACY: measured} if measured else {}
+                    metrics = {m: v for m, v in HEALTHY_REWARD.items() if m is not Metric.REWARD_ACCURACY}
+                    metrics |= {Metric.REWARD_ACCURACY: measured} if measured else {}
                     result = result_of(spec, metrics if spec.stage is Stage.REWARD_MODEL else {})
                     job.view = JobView(job.view.name, JobState.SUCCEEDED, result=result, exit_code=0)
 

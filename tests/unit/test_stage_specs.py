@@ -6,9 +6,16 @@ import pytest
 
 from flywheel_contract.characters import Character
 from flywheel_contract.curation_params import DiversityParams
-from flywheel_contract.params import CurateParams, EvaluateParams, PoolPolicyParams, RejectionSampleParams
+from flywheel_contract.params import (
+    CurateParams,
+    EvaluateParams,
+    PoolPolicyParams,
+    RejectionSampleParams,
+    RewardStageParams,
+    SignalParams,
+)
 from flywheel_contract.stage_spec import Input
-from flywheel_contract.stages import OUTPUTS, Role, Stage
+from flywheel_contract.stages import OUTPUTS, RewardModelType, Role, Stage
 from flywheel_operator.model.generation import GenerationSpec
 from flywheel_operator.model.snapshot import Snapshot
 from flywheel_operator.model.status import ModelRef, Output, StageStatus
@@ -22,6 +29,7 @@ from flywheel_operator.plan.stage_specs import (
     with_digests,
 )
 from tests.unit.build import digest, generation_spec, reward_model
+from tests.unit.build import reward_model_spec as reward_model_spec_raw
 
 ALL: dict[str, Any] = {
     "recipe": {"rejectionSampling": {}, "sft": {}, "dpo": {}, "rl": {}},
@@ -191,6 +199,27 @@ def test_what_cannot_be_told() -> None:
 def test_a_parent_by_name_is_not_looked_at_by_uri() -> None:
     spec = GenerationSpec.model_validate(generation_spec(parent={"generation": "gen-0"}))
     assert [i.name for i in resolve_generation("gen-1", spec).inputs] == ["traffic-chats"]
+
+
+def test_a_pairwise_judge_is_told_to_the_evaluation_alone() -> None:
+    judge = Input(name="pairwise-pw", role=Role.PAIRWISE, kind="Model", uri="pvc://rm/pw", digest=digest("pw"))
+    given = snapshot().model_copy(update={"pairwise": judge})
+    assert told(Stage.EVALUATE, given)["pairwise-pw"] == (Role.PAIRWISE, "pvc://rm/pw")
+    for stage in (Stage.REJECTION_SAMPLE, Stage.RL):
+        assert "pairwise-pw" not in told(stage, given)
+
+
+def test_a_model_of_a_signal_reads_traffic() -> None:
+    traffic = [{"name": "chats", "origin": "User", "uri": "pvc://data/chats"}]
+    raw = reward_model_spec_raw(type="UserSignal", signal={"name": "continued"}, traffic=traffic, preferences=[])
+    model = reward_model(spec=raw)
+    resolve = resolve_reward_model("rm-1", model)
+    assert {i.name: i.role for i in resolve.inputs} == {"traffic-chats": Role.TRAFFIC, "parent": Role.POLICY}
+    resolved = [Output(name=i.name, uri=i.uri, digest=digest(i.name)) for i in resolve.inputs]
+    spec = reward_model_spec(model, resolve, resolved, [])
+    assert isinstance(spec.params, RewardStageParams)
+    assert spec.params.type is RewardModelType.USER_SIGNAL
+    assert spec.params.signal == SignalParams(name="continued")
 
 
 def test_a_reward_model_reads_pairs_and_its_base() -> None:

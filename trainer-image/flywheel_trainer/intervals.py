@@ -5,7 +5,7 @@ Replies to one user are alike, so users are what is drawn with replacement, each
 the number of users, the units that were drawn: a thousand rows of one user are one unit.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -54,6 +54,18 @@ def ratio(users: Sequence[str], numerators: ArrayLike, denominators: ArrayLike, 
         drawn = rng.integers(0, len(names), size=(min(chunk, samples - start), len(names)))
         parts.append(tops[drawn].sum(axis=1) / bottoms[drawn].sum(axis=1))
     return Estimate(float(top.sum() / bottom.sum()), np.concatenate(parts), len(names))
+
+
+def weights(users: int, samples: int, *, seed: int, width: int | None = None) -> Iterator[NDArray[np.float64]]:
+    """How often each of `users` is drawn, for `samples` resamples, some rows of (resample, user) at a time.
+
+    `width`: what a resample takes in memory, where that is more than the users.
+    """
+    rng = np.random.default_rng(seed)
+    chunk = max(1, _CELLS_AT_ONCE // max(users, width or 0))
+    for start in range(0, samples, chunk):
+        drawn = rng.multinomial(users, np.full(users, 1 / users), size=min(chunk, samples - start))
+        yield drawn.astype(np.float64)
 
 
 def mean(users: Sequence[str], values: ArrayLike, *, samples: int, seed: int) -> Estimate:

@@ -4,7 +4,11 @@ import json
 from pathlib import Path
 from typing import Final
 
+from flywheel_contract.stages import RewardModelType
 from flywheel_trainer.errors import ModelError
+
+REWARD_TYPE: Final = "reward_type"
+"""The key in config.json under which a reward model says what kind it is."""
 
 _PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
@@ -44,6 +48,20 @@ def architecture(path: Path) -> str:
     """
     names = _config(path).get("architectures") or [""]
     return str(names[0])
+
+
+def reward_type(path: Path) -> RewardModelType:
+    """What kind of reward model the folder holds, as the stage that made it wrote into config.json.
+
+    A model of elsewhere that says nothing is taken to be pointwise, as all that gives one score to one reply are.
+
+    Raises:
+        ModelError: there is no readable config.json, or it names a kind that does not exist.
+    """
+    said = _config(path).get(REWARD_TYPE, RewardModelType.POINTWISE.value)
+    if said not in set(RewardModelType):
+        raise ModelError(f"{path / 'config.json'}: {REWARD_TYPE} is {said!r}; write {', '.join(RewardModelType)}")
+    return RewardModelType(str(said))
 
 
 def _config(path: Path) -> dict[str, object]:

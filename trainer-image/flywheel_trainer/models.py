@@ -1,5 +1,6 @@
 """Loads models and tokenizers from local folders. No remote code, no pickle, no download."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,8 +15,12 @@ from transformers import (
 )
 
 from flywheel_contract.params import Precision
+from flywheel_contract.stages import RewardModelType
 from flywheel_trainer.errors import ConfigError, ModelError
-from flywheel_trainer.model_files import architecture, check_model
+from flywheel_trainer.model_files import architecture, check_model, reward_type
+
+SCORES_ONE_REPLY: Final = (RewardModelType.POINTWISE, RewardModelType.USER_SIGNAL)
+"""The kinds of reward model that a composite reward may have as a term."""
 
 FALLBACK_TEMPLATE: Final = (
     "{% for message in messages %}"
@@ -77,18 +82,22 @@ def load_policy(path: Path, precision: Precision = Precision.AUTO) -> PreTrained
     return read_policy(path, dtype_of(precision)).to(device()).eval()
 
 
-def load_reward(path: Path, precision: Precision = Precision.AUTO) -> PreTrainedModel:
+def load_reward(
+    path: Path, precision: Precision = Precision.AUTO, kinds: Sequence[RewardModelType] = SCORES_ONE_REPLY
+) -> PreTrainedModel:
     """The reward model in `path`, ready to score: one logit per sequence is the reward.
 
     Raises:
-        ModelError: the folder is refused, or holds no model with one score.
+        ModelError: the folder is refused, or holds no model with one score, or one of another kind than `kinds`.
     """
     check_model(path)
+    if reward_type(path) not in kinds:
+        raise ModelError(f"model folder {path} holds a {reward_type(path)} model; {' or '.join(kinds)} is needed here")
     if not architecture(path).endswith("ForSequenceClassification"):
         raise ModelError(f"model folder {path} holds {architecture(path) or 'no named architecture'}, no reward model")
     model = _read(AutoModelForSequenceClassification, path, dtype_of(precision))
     if model.config.num_labels != 1:
-        raise ModelError(f"model folder {path} gives {model.config.num_labels} scores; a pointwise reward is one")
+        raise ModelError(f"model folder {path} gives {model.config.num_labels} scores; a reward is one")
     return model.to(device()).eval()
 
 

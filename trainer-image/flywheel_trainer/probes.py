@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 
 from flywheel_contract.params import Precision
 from flywheel_trainer import intervals
@@ -57,6 +57,36 @@ class Probe:
         gram = self._train.T @ self._train + _RIDGE * np.eye(self._train.shape[1])
         weights = np.linalg.solve(gram, self._train.T @ train)
         return intervals.wins(self._test @ weights * test, np.zeros_like(test))
+
+
+def shuffled_auc(
+    base: Path,
+    precision: Precision,
+    fitted: Sequence[list[Message]],
+    measured: Sequence[list[Message]],
+    *,
+    share: float,
+    seed: int,
+) -> float | None:
+    """The area under the ROC curve of a probe of the same kind for labels that a coin threw, 1 in a `share` of rows.
+
+    It is the mean over the throws in which both labels came up among the measured, and must come out at one half. None
+    where no throw had both.
+    """
+    features = _features(base, precision, [*fitted, *measured])
+    features -= features[: len(fitted)].mean(axis=0)
+    features /= np.sqrt((features[: len(fitted)] ** 2).mean(axis=0)) + 1e-8
+    train, test = features[: len(fitted)], features[len(fitted) :]
+    rng = np.random.default_rng(seed)
+    labels = rng.random((len(features), THROWS)) < share
+    gram = train.T @ train + _RIDGE * np.eye(train.shape[1])
+    scores = test @ np.linalg.solve(gram, train.T @ (labels[: len(fitted)] - share))
+    ranks = rankdata(scores, axis=0)
+    given = labels[len(fitted) :]
+    positive = given.sum(axis=0)
+    pairs = positive * (len(test) - positive)
+    areas = ((ranks * given).sum(axis=0) - positive * (positive + 1) / 2)[pairs > 0] / pairs[pairs > 0]
+    return float(areas.mean()) if len(areas) else None
 
 
 def rank_correlation(first: ArrayLike, second: ArrayLike) -> float | None:

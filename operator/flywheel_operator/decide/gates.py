@@ -5,6 +5,7 @@ from typing import Final
 
 from flywheel_contract.manifest import Measurement
 from flywheel_contract.metric_names import Metric
+from flywheel_contract.stages import RewardModelType
 from flywheel_operator.model.common import GateRule, GatesSpec
 from flywheel_operator.model.generation import EvaluationSpec
 from flywheel_operator.model.status import GateStatus
@@ -51,8 +52,33 @@ def generation_gates(evaluation: EvaluationSpec, *, pairwise: bool = False) -> l
     return found
 
 
-REWARD_MODEL_GATES: Final = (GateRule(name="accuracy", metric=Metric.REWARD_ACCURACY, min=0.5),)
-"""The default gates of a RewardModel: better than chance on held-out pairs."""
+# Controls on coins must show a coin; they are over every held-out row, so they need no number of users.
+_CHANCE: Final = {"min": 0.45, "max": 0.55, "compare": "Estimate", "min_samples": 0}
+_PAIR_GATES: Final = (
+    GateRule(name="accuracy", metric=Metric.REWARD_ACCURACY, min=0.5),
+    GateRule(name="beyond-surface", metric=Metric.ACCURACY_OVER_SURFACE, min=0, compare="Estimate", min_samples=0),
+    GateRule(name="shuffled-labels", metric=Metric.SHUFFLED_LABEL_ACCURACY, **_CHANCE),
+)
+SIGNAL_STABILITY: Final = (Metric.SIGNAL_AUC_LOWEST_SLICE, Metric.SIGNAL_DRIFT)
+"""What a user signal must have passed gates on, before it may have a say in what is selected."""
+
+REWARD_MODEL_GATES: Final = {
+    # The score itself is used, its differences as probabilities nowhere: calibration is reported, and yours to gate.
+    RewardModelType.POINTWISE: _PAIR_GATES,
+    RewardModelType.PAIRWISE: (
+        *_PAIR_GATES,
+        GateRule(name="calibration", metric=Metric.CALIBRATION_ERROR, max=0.2, compare="Estimate"),
+    ),
+    RewardModelType.USER_SIGNAL: (
+        GateRule(name="auc", metric=Metric.SIGNAL_AUC, min=0.5),
+        GateRule(name="stable-auc", metric=Metric.SIGNAL_AUC_LOWEST_SLICE, min=0.53, compare="Estimate"),
+        # 0.25 is the customary line between a population that has shifted a little and one that is another.
+        GateRule(name="stable-scores", metric=Metric.SIGNAL_DRIFT, max=0.25, compare="Estimate"),
+        GateRule(name="calibration", metric=Metric.CALIBRATION_ERROR, max=0.1, compare="Estimate"),
+        GateRule(name="shuffled-labels", metric=Metric.SHUFFLED_LABEL_AUC, **_CHANCE),
+    ),
+}
+"""The default gates of a RewardModel, by its type."""
 
 
 def rules_in_force(spec: GatesSpec, defaults: Iterable[GateRule]) -> list[GateRule]:

@@ -76,7 +76,7 @@ class Observer:
         namespace, name = metadata.namespace, metadata.name
         others, reward_models, config_maps, snapshot, (views, pods) = await asyncio.gather(
             self._generations(generation),
-            self._reward_models(namespace, [r.reward_model for r in spec.rewards]),
+            self._reward_models(namespace, spec.reward_models),
             self._config_maps(namespace, spec.characters),
             self._snapshot(generation),
             self._jobs(GENERATION, namespace, name, metadata.uid),

@@ -243,7 +243,8 @@ def reward_model_crd() -> Schema:
             _column("Stage", ".status.stage"),
             _column("Progress", ".status.progress"),
             _column("Accuracy", ".status.accuracy"),
-            _column("Type", ".spec.type", priority=1),
+            _column("AUC", ".status.auc"),
+            _column("Type", ".spec.type"),
             _column("Reason", '.status.conditions[?(@.type=="Progressing")].message', priority=1),
         ],
     )

@@ -135,7 +135,7 @@ class CurationSpec(CurateParams):
 class RewardRef(Record):
     """A term of the composite reward."""
 
-    reward_model: Name = Field(description="A RewardModel in the same namespace.")
+    reward_model: Name = Field(description="A RewardModel of type Pointwise or UserSignal in the same namespace.")
     weight: float = Field(1.0, gt=0, le=100, description="Weight of its standardised score in the composite reward.")
 
 
@@ -192,6 +192,12 @@ class RecipeSpec(Record):
     rl: RlParams | None = Field(None, description="Online reinforcement learning against the composite reward.")
 
 
+class PairwiseRef(Record):
+    """A second judge of the evaluation, which reads both replies at once."""
+
+    reward_model: Name = Field(description="A RewardModel of type Pairwise in the same namespace.")
+
+
 class EvaluationSpec(EvaluateParams):
     """How the candidate is judged."""
 
@@ -213,6 +219,9 @@ class EvaluationSpec(EvaluateParams):
                 ".benchmarkTasks",
             ),
         )
+    )
+    pairwise: PairwiseRef | None = Field(
+        None, description="A pairwise reward model that judges too; two views of one policy show reward hacking."
     )
     general: SafeUri | None = Field(
         None,
@@ -308,6 +317,12 @@ class GenerationSpec(RunSpec):
     )
     rollout: RolloutSpec = Field(default_factory=RolloutSpec, description="What happens once the gates are passed.")
     serving: ServingSpec = Field(default_factory=ServingSpec, description="The model server.")
+
+    @property
+    def reward_models(self) -> list[str]:
+        """The names of all RewardModels that it needs."""
+        judge = self.evaluation.pairwise
+        return [r.reward_model for r in self.rewards] + ([judge.reward_model] if judge else [])
 
 
 FROZEN: dict[str, bool] = {

@@ -20,5 +20,8 @@ class Snapshot(Record):
     inputs: list[Input]
     """Data sources and the parent model, resolved."""
     rewards: list[Input] = Field(default_factory=list)
+    """The terms of the composite reward, with weight and scale."""
+    pairwise: Input | None = None
+    """The pairwise judge of the evaluation."""
     characters: list[Character] = Field(default_factory=list)
     trainer_image: str

@@ -223,4 +223,5 @@ class RewardModelStatus(ObjectStatus):
     resolved: RewardModelSpec | None = Field(None, description="The spec with every default written out.")
     trainer_image: str | None = Field(None, description="The trainer image that it runs with.")
     accuracy: str | None = Field(None, description="Accuracy on held-out pairs, for the column.")
+    auc: str | None = Field(None, description="Area under the ROC curve on held-out replies, for the column.")
     model: ModelRef | None = Field(None, description="The trained model, once it is Ready.")

@@ -172,6 +172,7 @@ def _take_snapshot(draft: Draft[GenerationStatus], observed: ObservedGeneration,
         production_digest=now_serving.digest if now_serving else None,
         inputs=[i for i in inputs if i.name != PARENT_INPUT],
         rewards=found.rewards,
+        pairwise=found.pairwise,
         characters=found.characters,
         trainer_image=draft.status.trainer_image or observed.settings.trainer_image,
     )

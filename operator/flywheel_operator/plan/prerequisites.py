@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from flywheel_contract.characters import SYSTEM_PROMPT_MAX_LENGTH, Character
-from flywheel_contract.stage_spec import Input
-from flywheel_contract.stages import Role
+from flywheel_contract.metric_names import Metric
+from flywheel_contract.stage_spec import Input, RewardScale
+from flywheel_contract.stages import RewardModelType, Role
+from flywheel_operator.decide.gates import SIGNAL_STABILITY, describe_failures
 from flywheel_operator.decide.production import last_time
-from flywheel_operator.model.objects import Generation
+from flywheel_operator.model.objects import Generation, RewardModel
 from flywheel_operator.model.observed import ObservedABTest, ObservedGeneration, ObservedRewardModel
 from flywheel_operator.model.phases import RewardModelPhase, Verdict
 from flywheel_operator.model.serving import CharacterSpec
@@ -34,6 +36,7 @@ class Prerequisites:
 
     parent: ModelRef | None
     rewards: list[Input]
+    pairwise: Input | None
     characters: list[Character]
 
 
@@ -57,10 +60,13 @@ def check(observed: ObservedGeneration) -> Prerequisites | Missing:
     rewards = _rewards(observed)
     if isinstance(rewards, Missing):
         return rewards
+    pairwise = _pairwise(observed)
+    if isinstance(pairwise, Missing):
+        return pairwise
     characters = resolve_characters(generation.spec.characters, observed)
     if isinstance(characters, Missing):
         return characters
-    return Prerequisites(parent, rewards, characters)
+    return Prerequisites(parent, rewards, pairwise, characters)
 
 
 def serves_without_service(observed: ObservedGeneration) -> str | None:
@@ -141,29 +147,18 @@ def _parent(observed: ObservedGeneration) -> ModelRef | Missing | None:
 
 
 def _rewards(observed: ObservedGeneration) -> list[Input] | Missing:
+    """The terms of the composite reward, each with its weight and scale."""
     inputs = []
     generation = observed.generation
     for reference in generation.spec.rewards:
         name = reference.reward_model
-        model = observed.reward_models.get(name)
-        if model is None:
-            return Missing(reasons.REWARD_MODEL_NOT_FOUND, f"waits for the RewardModel {name} to be created")
-        if model.status.phase is not RewardModelPhase.READY or model.status.model is None:
-            progress = f", {model.status.stage} {model.status.progress}" if model.status.stage else ""
-            return Missing(
-                reasons.REWARD_MODEL_NOT_READY,
-                f"waits for the RewardModel {name} to be Ready; it is {model.status.phase.value}{progress}",
-            )
-        # The same hash splits both: of two shares the smaller one's users are among the larger one's.
-        held_out, judging = model.spec.training.holdout_fraction, generation.spec.curation.holdout_fraction
-        if held_out < judging:
-            return Missing(
-                reasons.REWARD_MODEL_SAW_JUDGES,
-                f"the RewardModel {name} learned from users who are to judge: it holds out {held_out:g} of the users, "
-                f"spec.curation.holdoutFraction is {judging:g}; lower that, or name a RewardModel with a larger "
-                "training.holdoutFraction",
-            )
-        made = model.status.model
+        made = _trained(observed, name, "spec.rewards")
+        if isinstance(made, Missing):
+            return made
+        model = observed.reward_models[name]
+        unfit = _unfit_to_select(model) or _saw_judges(model, generation)
+        if unfit is not None:
+            return unfit
         inputs.append(
             Input(
                 name=f"reward-{name}",
@@ -172,9 +167,100 @@ def _rewards(observed: ObservedGeneration) -> list[Input] | Missing:
                 uri=made.uri,
                 digest=made.digest,
                 weight=reference.weight,
+                scale=_scale(model),
             )
         )
     return inputs
+
+
+def _pairwise(observed: ObservedGeneration) -> Input | Missing | None:
+    """The pairwise judge, where one is named."""
+    reference = observed.generation.spec.evaluation.pairwise
+    if reference is None:
+        return None
+    name = reference.reward_model
+    made = _trained(observed, name, "spec.evaluation.pairwise")
+    if isinstance(made, Missing):
+        return made
+    model = observed.reward_models[name]
+    kind = model.spec.type
+    if kind is not RewardModelType.PAIRWISE:
+        return Missing(
+            reasons.REWARD_MODEL_UNFIT,
+            f"spec.evaluation.pairwise refuses the RewardModel {name}: it is of type {kind.value} and reads one reply "
+            "at a time; name one of type Pairwise",
+        )
+    saw = _saw_judges(model, observed.generation)
+    if saw is not None:
+        return saw
+    return Input(name=f"pairwise-{name}", role=Role.PAIRWISE, kind="Model", uri=made.uri, digest=made.digest)
+
+
+def _trained(observed: ObservedGeneration, name: str, field: str) -> ModelRef | Missing:
+    """What a RewardModel has left, or why there is nothing to use."""
+    model = observed.reward_models.get(name)
+    if model is None:
+        return Missing(reasons.REWARD_MODEL_NOT_FOUND, f"waits for the RewardModel {name} to be created")
+    status = model.status
+    if status.phase is RewardModelPhase.READY and status.model is not None:
+        return status.model
+    if status.phase is RewardModelPhase.GATED:
+        failed = [g for g in status.gates if g.verdict != "Passed"]
+        unstable = any(g.metric in {m.value for m in SIGNAL_STABILITY} for g in failed)
+        return Missing(
+            reasons.SIGNAL_NOT_STABLE if unstable else reasons.REWARD_MODEL_NOT_READY,
+            f"{field} refuses the RewardModel {name}, which did not pass its gates ({describe_failures(failed)}); "
+            "take it out, or name another",
+        )
+    progress = f", {status.stage} {status.progress}" if status.stage else ""
+    return Missing(
+        reasons.REWARD_MODEL_NOT_READY,
+        f"waits for the RewardModel {name} to be Ready; it is {status.phase.value}{progress}",
+    )
+
+
+def _unfit_to_select(model: RewardModel) -> Missing | None:
+    """Why a trained model may have no say in what is selected, or None where it may."""
+    name = model.metadata.name
+    if model.spec.type is RewardModelType.PAIRWISE:
+        return Missing(
+            reasons.REWARD_MODEL_UNFIT,
+            f"spec.rewards refuses the RewardModel {name}: it is of type Pairwise, which is for evaluation only; name "
+            "it in spec.evaluation.pairwise",
+        )
+    if model.spec.type is RewardModelType.USER_SIGNAL:
+        held = {g.metric for g in model.status.gates if g.verdict == "Passed"}
+        unknown = [m.value for m in SIGNAL_STABILITY if m.value not in held]
+        if unknown:
+            return Missing(
+                reasons.SIGNAL_NOT_STABLE,
+                f"spec.rewards refuses the RewardModel {name}: no gate of it holds {' and '.join(unknown)}, so nobody "
+                "knows whether the signal is stable; keep its default gates, or set your own on these",
+            )
+    return None
+
+
+def _saw_judges(model: RewardModel, generation: Generation) -> Missing | None:
+    """Whether the reward model learned from users who are to judge the candidate.
+
+    The same hash splits both: of two shares the smaller one's users are among the larger one's.
+    """
+    held_out, judging = model.spec.training.holdout_fraction, generation.spec.curation.holdout_fraction
+    if held_out >= judging:
+        return None
+    return Missing(
+        reasons.REWARD_MODEL_SAW_JUDGES,
+        f"the RewardModel {model.metadata.name} learned from users who are to judge: it holds out {held_out:g} of the "
+        f"users, spec.curation.holdoutFraction is {judging:g}; lower that, or name a RewardModel with a larger "
+        "training.holdoutFraction",
+    )
+
+
+def _scale(model: RewardModel) -> RewardScale | None:
+    """Mean and deviation of its scores on its own held-out rows, as it measured them."""
+    measured = {m.name: m.value for stage in model.status.stages for m in stage.metrics}
+    mean, std = measured.get(Metric.REWARD_MEAN.value), measured.get(Metric.REWARD_STD.value)
+    return RewardScale(mean=mean, std=std) if mean is not None and std is not None and std > 0 else None
 
 
 def resolve_characters(

@@ -125,10 +125,15 @@ def _advance(
 def _judge(draft: Draft[RewardModelStatus], observed: ObservedRewardModel) -> None:
     trained = next(s for s in draft.status.stages if s.name is Stage.REWARD_MODEL)
     metrics = {m.name: m for m in trained.metrics}
-    rules = rules_in_force(observed.reward_model.spec.gates, REWARD_MODEL_GATES)
+    rules = rules_in_force(observed.reward_model.spec.gates, REWARD_MODEL_GATES[observed.reward_model.spec.type])
     gates = evaluate_gates(rules, metrics)
     accuracy = metrics.get(Metric.REWARD_ACCURACY.value)
-    draft.set(gates=gates, accuracy=None if accuracy is None else f"{accuracy.value:.3f}")
+    auc = metrics.get(Metric.SIGNAL_AUC.value)
+    draft.set(
+        gates=gates,
+        accuracy=None if accuracy is None else f"{accuracy.value:.3f}",
+        auc=None if auc is None else f"{auc.value:.3f}",
+    )
     if not passed(gates):
         _end(draft, RewardModelPhase.GATED, reasons.GATES_FAILED, describe_failures(gates))
         return

@@ -6,7 +6,14 @@ from typing import Any, Final
 from pydantic import TypeAdapter
 
 from flywheel_contract.characters import Character
-from flywheel_contract.params import CurateParams, EvaluateParams, PoolPolicyParams, RejectionSampleParams
+from flywheel_contract.params import (
+    CurateParams,
+    EvaluateParams,
+    PoolPolicyParams,
+    RejectionSampleParams,
+    RewardModelParams,
+    RewardStageParams,
+)
 from flywheel_contract.stage_spec import (
     CurateSpec,
     DpoSpec,
@@ -99,6 +106,10 @@ def resolve_reward_model(name: str, model: RewardModel) -> ResolveSpec:
             )
             for s in spec.preferences
         ),
+        *(
+            Input(name=f"traffic-{s.name}", role=Role.TRAFFIC, kind="Data", uri=s.uri, origin=s.origin, dates=s.dates)
+            for s in spec.traffic
+        ),
         Input(name=PARENT_INPUT, role=Role.POLICY, kind="Model", uri=spec.base_model),
     ]
     return ResolveSpec(
@@ -131,7 +142,11 @@ def reward_model_spec(
         characters=characters,
         style=model.spec.style,
         seed=model.spec.seed,
-        params=model.spec.training,
+        params=RewardStageParams(
+            **{name: getattr(model.spec.training, name) for name in RewardModelParams.model_fields},
+            type=model.spec.type,
+            signal=model.spec.signal,
+        ),
     )
 
 
@@ -187,6 +202,7 @@ def training_stage(stage: Stage, name: str, snapshot: Snapshot, done: Mapping[St
                 *_by_role(data, Role.JUDGE),
                 *_by_role(data, Role.BENCHMARK),
                 *rewards,
+                *([snapshot.pairwise] if snapshot.pairwise is not None else []),
             ]
             return EvaluateSpec(
                 **common, style=spec.style, inputs=inputs, params=_plain(EvaluateParams, spec.evaluation)

@@ -81,13 +81,18 @@ def _key(raw: Raw) -> Key:
     return Key(raw["kind"], raw["metadata"]["namespace"], raw["metadata"]["name"])
 
 
+def _reward_references(spec: Raw) -> list[Raw]:
+    judge = (spec.get("evaluation") or {}).get("pairwise")
+    return [*(spec.get("rewards") or ()), *([judge] if judge else ())]
+
+
 def _known(raw: Raw) -> _Known:
     spec, status, metadata = raw.get("spec") or {}, raw.get("status") or {}, raw["metadata"]
     serving: Raw = next((c for c in status.get("conditions") or () if c.get("type") == "Serving"), {})
     return _Known(
         lineage=spec.get("lineage", ""),
         parent=(spec.get("parent") or {}).get("generation") or "",
-        reward_models=frozenset(r.get("rewardModel", "") for r in spec.get("rewards") or ()),
+        reward_models=frozenset(r.get("rewardModel", "") for r in _reward_references(spec)),
         asked=(
             metadata.get("uid"),
             metadata.get("generation"),

@@ -23,6 +23,7 @@ from flywheel_trainer.data.split import draw_key
 from flywheel_trainer.errors import ConfigError
 from flywheel_trainer.judgement import Judgement, measure
 from flywheel_trainer.judges import judge_of
+from flywheel_trainer.pairwise import pairwise_of
 from flywheel_trainer.rewards import load_composite
 
 REPORT: Final = "report.json"
@@ -53,6 +54,7 @@ def run(ctx: StageContext) -> StageOutcome:
         rewards,
         by_model,
         general_users=[row.user for row in general],
+        preferred=_preferred(ctx, rows, cast),
         further=further,
         further_report=told,
     )
@@ -95,6 +97,16 @@ def _score(ctx: StageContext, rows: list[Conversation], cast: Cast) -> tuple[_Re
             by_model[term.scorer.name][each.name] = raw
             total[each.name] += term.weight * (raw - term.mean) / term.deviation
     return total, by_model
+
+
+def _preferred(ctx: StageContext, rows: list[Conversation], cast: Cast) -> NDArray[np.float64] | None:
+    """How probably the candidate's reply is the better one, by the pairwise judge; None where the spec names none."""
+    params = ctx.spec.params
+    judge = pairwise_of(ctx, params.precision)
+    if judge is None:
+        return None
+    ctx.progress(message="asking the pairwise judge")
+    return judge.preference(prompts(ctx, rows), cast.candidate.replies, cast.baseline.replies, params.batch_size)
 
 
 def _asked_for(
