@@ -11,7 +11,7 @@ from variants import torch_variant, wheel_folders
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent
 VENV = REPOSITORY / ".venv"
-MEMBERS = ("analysis", "contract", "gateway", "operator", "trainer-image")
+MEMBERS = ("analysis", "contract", "gateway", "operator", "safety", "trainer-image")
 
 
 def fingerprint(variant: str) -> str:

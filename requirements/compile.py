@@ -12,7 +12,10 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent
-MEMBERS = ("flywheel-analysis", "flywheel-contract", "flywheel-gateway", "flywheel-operator", "flywheel-trainer")
+MEMBERS = (
+    "flywheel-analysis", "flywheel-contract", "flywheel-gateway", "flywheel-operator", "flywheel-safety",
+    "flywheel-trainer",
+)  # fmt: skip
 CPU_TORCH = "torch==2.13.0+cpu"
 
 

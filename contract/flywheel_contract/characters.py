@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from flywheel_contract.base import Name, Record
 
 SYSTEM_PROMPT_MAX_LENGTH: Final = 16384
+REFUSAL_MAX_LENGTH: Final = 1024
 
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=63)]
 """A name that every tool-call template can write."""
@@ -85,6 +86,11 @@ class CharacterTraits(Record):
         max_length=4,
         description="What it can call, in the model's own tool-call template; the model's chat template must have one.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+    refusal: Annotated[str, Field(min_length=1, max_length=REFUSAL_MAX_LENGTH)] | None = Field(
+        None,
+        description="What it says, in its own manner, in place of what is unsafe; left out, "
+        "serving.gateway.moderation.safeReply.",
     )
 
 

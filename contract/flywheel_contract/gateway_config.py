@@ -9,8 +9,10 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, IPvAnyNetwork, StringConstraints, model_validator
 
 from flywheel_contract.base import Record
+from flywheel_contract.characters import REFUSAL_MAX_LENGTH
 from flywheel_contract.online import FEEDBACK, EventType
 from flywheel_contract.paths import SERVER_PORT
+from flywheel_contract.safety import ClassifierParams
 from flywheel_contract.stages import Origin
 from flywheel_contract.uris import OutputUri
 
@@ -24,6 +26,8 @@ KEY_MIN_BYTES: Final = 16
 SPOOL: Final = "/var/spool/flywheel"
 """Where segments lie that are not yet in the bucket; an emptyDir outlives the container, a claim the pod."""
 
+SAFE_REPLY: Final = "Let's talk about something else."
+
 CharacterName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$", max_length=63)]
 
 
@@ -32,6 +36,9 @@ class CharacterPrompt(Record):
 
     name: CharacterName
     system_prompt: Annotated[str, StringConstraints(min_length=1, max_length=65536)]
+    refusal: Annotated[str, StringConstraints(min_length=1, max_length=REFUSAL_MAX_LENGTH)] | None = Field(
+        None, description="What the character says in place of what was cut; left out, `moderation.safeReply`."
+    )
 
 
 class ConsentPolicy(Record):
@@ -45,7 +52,7 @@ class ConsentPolicy(Record):
     )
 
 
-class Moderation(Record):
+class Moderation(ClassifierParams):
     """What may reach the model, and what may reach the user."""
 
     prompt: bool = Field(True, description="Score the user's newest message before the model sees it.")
@@ -55,7 +62,7 @@ class Moderation(Record):
         True, description="With `reply` off: score replies after they were sent, for the `safety_violation` event."
     )
     safe_reply: str = Field(
-        "Let's talk about something else.", min_length=1, max_length=1024, description="What stands for what was cut."
+        SAFE_REPLY, min_length=1, max_length=REFUSAL_MAX_LENGTH, description="What stands for what was cut."
     )
 
 

@@ -13,7 +13,10 @@ class Metric(StrEnum):
     ROWS_READ = "rowsRead"
     ROWS_KEPT = "rowsKept"
     DROPPED_PRIVACY = "droppedPrivacy"
+    REDACTED_PRIVACY = "redactedPrivacy"
     DROPPED_SAFETY = "droppedSafety"
+    DROPPED_RETENTION = "droppedRetention"
+    DROPPED_ERASED = "droppedErased"
     DROPPED_CONSENT = "droppedConsent"
     DROPPED_DUPLICATE = "droppedDuplicate"
     DROPPED_DIVERSITY = "droppedDiversity"
@@ -189,7 +192,10 @@ REPORTED_BY: Final[dict[Stage, tuple[Metric, ...]]] = {
         Metric.ROWS_READ,
         Metric.ROWS_KEPT,
         Metric.DROPPED_PRIVACY,
+        Metric.REDACTED_PRIVACY,
         Metric.DROPPED_SAFETY,
+        Metric.DROPPED_RETENTION,
+        Metric.DROPPED_ERASED,
         Metric.DROPPED_CONSENT,
         Metric.DROPPED_DUPLICATE,
         Metric.DROPPED_DIVERSITY,

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from flywheel_contract.base import Record
 from flywheel_contract.curation_params import ConstraintsParams, DiversityParams
+from flywheel_contract.filters import PrivacyParams, RetentionParams, SafetyParams
 from flywheel_contract.judging import BenchmarkParams, JudgeParams
 from flywheel_contract.pairs import AgreementParams, PairFilterParams
 from flywheel_contract.stages import RewardModelType
@@ -108,24 +109,6 @@ class SamplingParams(Record):
     )
 
 
-class PrivacyParams(Record):
-    """The privacy filter of curation."""
-
-    enabled: bool = Field(True, description="Look for personal identifiers in every message.")
-    entities: list[Annotated[str, Field(min_length=1, max_length=64)]] = Field(
-        default_factory=lambda: ["CREDIT_CARD", "EMAIL_ADDRESS", "IBAN_CODE", "IP_ADDRESS", "PHONE_NUMBER", "US_SSN"],
-        max_length=64,
-        description="Presidio's names of the identifiers on which a row is dropped.",
-    )
-
-
-class SafetyParams(Record):
-    """The safety filter of curation."""
-
-    enabled: bool = Field(True, description="Score every message with the embedded classifier.")
-    threshold: float = Field(0.8, gt=0, le=1, description="Rows with a message scored at or above this are dropped.")
-
-
 class NearDuplicateParams(Record):
     """Near-duplicate pruning of curation (MinHash over word shingles)."""
 
@@ -138,6 +121,7 @@ class CurateParams(Record):
 
     privacy: PrivacyParams = Field(default_factory=PrivacyParams, description="The privacy filter.")
     safety: SafetyParams = Field(default_factory=SafetyParams, description="The safety filter.")
+    retention: RetentionParams = Field(default_factory=RetentionParams, description="What is too old to be used.")
     near_duplicates: NearDuplicateParams = Field(
         default_factory=NearDuplicateParams, description="Near-duplicate pruning."
     )

@@ -67,6 +67,8 @@ class Role(StrEnum):
     """A further model that replies are drawn from (rejection-sample)."""
     BASELINE = "baseline"
     """The model that the candidate is judged against: what is in production, else the parent (evaluate)."""
+    SAFETY = "safety"
+    """A classifier that says which texts are unsafe (curate)."""
     PARENT = "parent"
     """The model that the Generation started from (rl measures the divergence from it; evaluate, where it is not the
     baseline)."""

@@ -13,7 +13,7 @@ import orjson
 
 from flywheel_contract.online import CLIENT_ID_PATTERN, HEADER_CHARACTER, HEADER_CONVERSATION, HEADER_TURN, EventType
 from flywheel_gateway.capture import Exchange
-from flywheel_gateway.detectors import REFUSAL_DETECTOR, VIOLATION_DETECTOR, is_refusal
+from flywheel_gateway.detectors import REFUSAL_DETECTOR, is_refusal
 from flywheel_gateway.dialects import Asked, Chat, Completions, Dialect, finish_reason
 from flywheel_gateway.errors import ApiError, UnsafeTextError, UpstreamError
 from flywheel_gateway.identity import Identity
@@ -95,25 +95,27 @@ class Conversation:
         return asked, {**body, "model": config.model} if config.model is not None else body
 
     async def _is_blocked(self, asked: Asked) -> bool:
-        if not self._services.config.moderation.prompt:
+        """Whether the prompt is unsafe, or could not be checked: the model must not see it."""
+        services = self._services
+        if not services.config.moderation.prompt:
             return False
-        counter = self._services.metrics.moderated
         try:
-            unsafe = await self._services.moderator.unsafe(asked.prompt)
-        except UnsafeTextError as error:
-            counter.labels("prompt", "failed").inc()
+            unsafe = await services.moderator.unsafe(asked.prompt)
+        except UnsafeTextError:
+            services.metrics.cannot_say("prompt")
             self._log(EventType.ERROR)
-            raise ApiError(503, "moderation_unavailable", "safety cannot be checked: try again", 5) from error
-        counter.labels("prompt", "unsafe" if unsafe else "safe").inc()
-        return unsafe
+            return True
+        services.metrics.said("prompt", unsafe)
+        if unsafe is not None:
+            self._log(EventType.BLOCKED_PROMPT, detector=services.moderator.detector, blocked=True)
+        return unsafe is not None
 
     async def _refuse_prompt(self, dialect: Dialect, asked: Asked) -> int:
-        """The safe reply in place of the model's; the model never saw the prompt."""
-        self._log(EventType.BLOCKED_PROMPT, detector=VIOLATION_DETECTOR, blocked=True)
-        safe = self._services.config.moderation.safe_reply
+        """The character's refusal in place of the model's reply; the model never saw the prompt."""
+        safe = self._refusal
         about = {"model": asked.body.get("model") if isinstance(asked.body.get("model"), str) else ""}
         if asked.stream:
-            delivery = Delivery(self._send, self._headers)
+            delivery = Delivery(self._send, self._headers, safe)
             await delivery.part(dialect.part(about, safe, None))
             await delivery.part(dialect.part(about, None, "content_filter"))
             await delivery.end()
@@ -132,28 +134,34 @@ class Conversation:
             self._log(EventType.ERROR)  # we are shutting down, and the client gets no reply
             raise
         if services.config.moderation.reply:
-            try:
-                unsafe = await services.moderator.unsafe([text])
-            except UnsafeTextError as error:
-                services.metrics.moderated.labels("reply", "failed").inc()
-                self._log(EventType.ERROR)
-                raise ApiError(503, "moderation_unavailable", "safety cannot be checked: try again", 5) from error
-            services.metrics.moderated.labels("reply", "unsafe" if unsafe else "safe").inc()
-            if unsafe:
-                self._log(EventType.SAFETY_VIOLATION, detector=VIOLATION_DETECTOR, blocked=True)
-                text = services.config.moderation.safe_reply
-                raw = orjson.dumps(dialect.reply(reply, text, "content_filter"))
-            else:
-                # Only what was checked goes out: no reasoning, no tool calls, no tokens beside the text.
-                raw = orjson.dumps(dialect.reply(reply, text, finish_reason(reply) or "stop"))
-            self._given(asked, text, capture=not unsafe)
+            raw = orjson.dumps(await self._checked(dialect, asked, reply, text))
         else:
             self._given(asked, text, capture=True)
         await send_bytes(self._send, 200, raw, b"application/json", self._headers)
         return 200
 
+    async def _checked(self, dialect: Dialect, asked: Asked, reply: dict[str, Any], text: str) -> dict[str, Any]:
+        """The reply, or the character's refusal where it is unsafe or could not be checked."""
+        services = self._services
+        try:
+            unsafe = await services.moderator.unsafe([text])
+        except UnsafeTextError:
+            services.metrics.cannot_say("reply")
+            self._log(EventType.ERROR)
+            return dialect.reply(reply, self._refusal, "content_filter")
+        services.metrics.said("reply", unsafe)
+        if unsafe is not None:
+            self._log(EventType.SAFETY_VIOLATION, detector=services.moderator.detector, blocked=True)
+            self._given(asked, self._refusal, capture=False)
+            return dialect.reply(reply, self._refusal, "content_filter")
+        self._given(asked, text, capture=True)
+        # Only what was checked goes out: no reasoning, no tool calls, no tokens beside the text.
+        return dialect.reply(reply, text, finish_reason(reply) or "stop")
+
     async def _stream(self, dialect: Dialect, asked: Asked, body: dict[str, Any]) -> int:
-        delivery = Delivery(self._send, self._headers, self._services.metrics.first_part, self._exchange.began)
+        delivery = Delivery(
+            self._send, self._headers, self._refusal, self._services.metrics.first_part, self._exchange.began
+        )
         parts = moderated_parts if self._services.config.moderation.reply else plain_parts
         try:
             await self._request.unless_gone(parts(self._services, dialect, body, delivery))
@@ -175,7 +183,7 @@ class Conversation:
             self._log(EventType.ERROR)
         else:
             if delivery.outcome == "unsafe":
-                self._log(EventType.SAFETY_VIOLATION, detector=VIOLATION_DETECTOR, blocked=True)
+                self._log(EventType.SAFETY_VIOLATION, detector=self._services.moderator.detector, blocked=True)
             self._given(asked, delivery.text, capture=delivery.outcome == "whole")
         await delivery.end()
         return 200
@@ -203,10 +211,10 @@ class Conversation:
         except UnsafeTextError:
             self._services.metrics.undetected.inc()
             return
-        if kind is EventType.FALSE_REFUSAL and not unsafe:
+        if kind is EventType.FALSE_REFUSAL and unsafe is None:
             self._log(kind, detector=REFUSAL_DETECTOR)
-        if kind is EventType.SAFETY_VIOLATION and unsafe:
-            self._log(kind, detector=VIOLATION_DETECTOR, blocked=False)
+        if kind is EventType.SAFETY_VIOLATION and unsafe is not None:
+            self._log(kind, detector=self._services.moderator.detector, blocked=False)
 
     def _failed(self, error: UpstreamError) -> ApiError:
         self._services.metrics.upstream_errors.labels(error.kind).inc()
@@ -215,6 +223,10 @@ class Conversation:
 
     def _log(self, kind: EventType, **about: Any) -> None:  # noqa: ANN401 -- the recorder's own keywords
         self._services.recorder.event(self._exchange, kind, **about)
+
+    @property
+    def _refusal(self) -> str:
+        return self._services.refusal(self._exchange.character)
 
     def _milliseconds(self) -> float:
         return round(1000 * (time.monotonic() - self._exchange.began), 3)

@@ -7,8 +7,6 @@ How far they agree with a labelled set is measured in the tests and stated in do
 import re
 from typing import Final
 
-VIOLATION_DETECTOR: Final = "alt-profanity-check/1.9.1"
-"""The embedded classifier at the configured threshold, over the sentences of a reply."""
 REFUSAL_DETECTOR: Final = "refusal-rules/1"
 
 _OPENING: Final = 240

@@ -12,6 +12,8 @@ from flywheel_gateway.moderation import Moderator
 from flywheel_gateway.shipping import Shipper
 
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_CATEGORIES_MAX: Final = 64
+"""Series that an endpoint's own names may make; what comes after them is counted as `other`."""
 
 
 class Metrics:
@@ -45,6 +47,12 @@ class Metrics:
             ("what", "result"),
             registry=self.registry,
         )
+        self.unsafe = Counter(
+            "flywheel_gateway_unsafe",
+            "Unsafe texts by what was moderated and the classifier's category.",
+            ("what", "category"),
+            registry=self.registry,
+        )
         self.upstream_errors = Counter(
             "flywheel_gateway_upstream_errors",
             "Requests that the model server did not answer, by what went wrong.",
@@ -69,11 +77,24 @@ class Metrics:
         )
         info = Gauge("flywheel_gateway_info", "1.", ("generation",), registry=self.registry)
         info.labels(generation).set(1)
+        self._categories: set[str] = set()
         self._event_counters = {kind: self.events.labels(kind.value) for kind in EventType}
 
     def count_event(self, kind: EventType) -> None:
         """An event goes to the log."""
         self._event_counters[kind].inc()
+
+    def said(self, what: str, category: str | None) -> None:
+        """The classifier answered about a `prompt` or a `reply`; None: it is safe."""
+        self.moderated.labels(what, "safe" if category is None else "unsafe").inc()
+        if category is not None:
+            if len(self._categories) < _CATEGORIES_MAX:
+                self._categories.add(category)
+            self.unsafe.labels(what, category if category in self._categories else "other").inc()
+
+    def cannot_say(self, what: str) -> None:
+        """The classifier failed on a `prompt` or a `reply`, which counts as unsafe."""
+        self.moderated.labels(what, "failed").inc()
 
     def answered(self, path: str, status: int, began: float) -> None:
         """A request was answered; `began` is of the monotonic clock."""

@@ -1,36 +1,16 @@
-"""Whether a text is safe, by a classifier behind one small protocol; a classifier that fails means *not safe*.
-
-The embedded default is alt-profanity-check, a linear model over words: quick, offline, and blind to harm that is said
-politely. It is the floor of what a production line needs; another one takes its place by `Classifier`.
-"""
+"""Asks the safety classifier (the one that curation uses too); one that cannot answer means *not safe*."""
 
 import asyncio
 import logging
-import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
 
 from flywheel_gateway.errors import UnsafeTextError
-from flywheel_gateway.sentences import sentences
+from flywheel_safety.classifier import Classifier, UnavailableError, judge
+from flywheel_safety.sentences import sentences
 
 _log = logging.getLogger(__name__)
-
-
-class Classifier(Protocol):
-    """Scores texts; called from one thread that is not the event loop's."""
-
-    def __call__(self, texts: Sequence[str]) -> Sequence[float]:
-        """One probability (0 to 1) of being unsafe per text. Whatever it raises counts as unsafe."""
-        ...
-
-
-def profanity(texts: Sequence[str]) -> Sequence[float]:
-    """The embedded classifier."""
-    from profanity_check import predict_prob  # noqa: PLC0415 -- unpickles its own model files: seconds
-
-    return [float(p) for p in predict_prob(list(texts))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +18,7 @@ class _Question:
     """Sentences, and who waits for what the worst of them is."""
 
     parts: list[str]
-    answer: asyncio.Future[bool]
+    answer: asyncio.Future[str | None]
 
 
 class Moderator:
@@ -47,7 +27,7 @@ class Moderator:
     What comes while it is busy is asked together: of a call's time, most is spent however many texts there are.
     """
 
-    def __init__(self, threshold: float, classifier: Classifier = profanity) -> None:
+    def __init__(self, threshold: float, classifier: Classifier) -> None:
         self.threshold = threshold
         self._classifier = classifier
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="moderation")
@@ -62,15 +42,20 @@ class Moderator:
         except UnsafeTextError:
             _log.error("the classifier cannot be used: everything that it should check is refused")
 
-    async def unsafe(self, texts: Sequence[str]) -> bool:
-        """Whether a sentence of the texts scores at the threshold or above.
+    @property
+    def detector(self) -> str:
+        """The classifier's name and version, for the events."""
+        return self._classifier.name
+
+    async def unsafe(self, texts: Sequence[str]) -> str | None:
+        """The category of the first sentence that scores at the threshold or above; None: all of them are safe.
 
         Raises:
-            UnsafeTextError: the classifier failed, or did not answer with one number per text.
+            UnsafeTextError: the classifier failed, or did not answer for each text.
         """
         parts = [sentence for text in texts for sentence in sentences(text)]
         if not parts:
-            return False
+            return None
         loop = asyncio.get_running_loop()
         question = _Question(parts, loop.create_future())
         self._waiting.append(question)
@@ -86,31 +71,32 @@ class Moderator:
         while self._waiting:
             # Whoever is gone by now asks no more.
             asked, self._waiting = [question for question in self._waiting if not question.answer.done()], []
-            if asked and not await self._answer(asked) and len(asked) > 1:
+            if asked and not await self._answer(asked):
                 # One text that breaks the classifier must not refuse the others.
                 for question in asked:
                     await self._answer([question])
 
     async def _answer(self, asked: Sequence[_Question]) -> bool:
-        """Answers all of them, or none and False; a single one is answered by its error."""
+        """Answers all of them, if need be by an error. False: one of several broke it, and none is answered."""
         parts = [part for question in asked for part in question.parts]
         try:
-            answer = await asyncio.get_running_loop().run_in_executor(self._pool, self._classifier, parts)
-            scores = [float(score) for score in answer]
-            if len(scores) != len(parts) or not all(map(math.isfinite, scores)):
-                raise UnsafeTextError("the classifier did not answer one number per text")
+            loop = asyncio.get_running_loop()
+            found = await loop.run_in_executor(self._pool, judge, self._classifier, parts, self.threshold)
         except Exception as error:  # noqa: BLE001 -- a classifier may raise anything: whoever asked gets it
-            if len(asked) == 1:
-                self.failures += 1
-                _log.error("the classifier failed (%s)", type(error).__qualname__)
-                if not asked[0].answer.done():
+            # Nobody is asked again one by one where nobody answers: each of them would wait for the network.
+            if len(asked) > 1 and not isinstance(error, UnavailableError):
+                return False
+            self.failures += len(asked)
+            _log.error("the classifier failed (%s)", type(error).__qualname__)
+            for question in asked:
+                if not question.answer.done():
                     refused = UnsafeTextError("the classifier failed")
                     refused.__cause__ = error
-                    asked[0].answer.set_exception(refused)
-            return False
-        place = iter(scores)
+                    question.answer.set_exception(refused)
+            return True
+        place = iter(found)
         for question in asked:
-            worst = max(next(place) for _ in question.parts)
+            categories = [next(place) for _ in question.parts]
             if not question.answer.done():
-                question.answer.set_result(worst >= self.threshold)
+                question.answer.set_result(next(filter(None, categories), None))
         return True

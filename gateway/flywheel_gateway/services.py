@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import time
 import uuid
 from collections.abc import Coroutine
@@ -10,13 +11,16 @@ from typing import Any, Final
 
 from flywheel_contract.gateway_config import GatewayConfig
 from flywheel_gateway.capture import Recorder
+from flywheel_gateway.errors import ConfigError
 from flywheel_gateway.identity import Identifier
 from flywheel_gateway.keys import Keys
 from flywheel_gateway.limits import RateLimiter
 from flywheel_gateway.log_writer import LogWriter
 from flywheel_gateway.metrics import Metrics
-from flywheel_gateway.moderation import Classifier, Moderator, profanity
+from flywheel_gateway.moderation import Moderator
 from flywheel_gateway.upstream import Upstream
+from flywheel_safety.choice import chosen
+from flywheel_safety.classifier import Classifier, RefusedError
 
 _log = logging.getLogger(__name__)
 
@@ -39,10 +43,16 @@ class Services:
     writer: LogWriter
     prompts: dict[str, str]
     """System prompts by character."""
+    refusals: dict[str, str]
+    """What a character says in place of what is unsafe; the others say `moderation.safeReply`."""
     in_flight: int = 0
     draining: bool = False
     _background: set[asyncio.Task[None]] = field(default_factory=set)
     _ready: tuple[float, bool] = (0.0, False)
+
+    def refusal(self, character: str | None) -> str:
+        """What `character` says in place of what is unsafe, or could not be checked."""
+        return self.refusals.get(character or "", self.config.moderation.safe_reply)
 
     def later(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs `work` beside the requests; too many at a time are not run, and counted."""
@@ -75,10 +85,18 @@ def assemble(
     keys: Keys,
     router_token: bytes | None,
     writer: LogWriter,
-    classifier: Classifier = profanity,
+    classifier: Classifier | None = None,
 ) -> Services:
-    """Builds the services; needs a running event loop."""
+    """Builds the services; needs a running event loop. `classifier` stands for the configured one.
+
+    Raises:
+        ConfigError: the configured classifier cannot be set up.
+    """
     metrics = Metrics(config.generation)
+    try:
+        classifier = chosen(config.moderation, os.environ) if classifier is None else classifier
+    except RefusedError as error:
+        raise ConfigError(f"moderation.{error}") from error
     moderator = Moderator(config.moderation.threshold, classifier)
     metrics.watch_log(writer)
     metrics.watch_moderation(moderator)
@@ -100,6 +118,7 @@ def assemble(
         metrics=metrics,
         writer=writer,
         prompts={character.name: character.system_prompt for character in config.characters},
+        refusals={character.name: character.refusal for character in config.characters if character.refusal},
     )
 
 

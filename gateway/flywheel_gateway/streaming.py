@@ -9,19 +9,26 @@ from prometheus_client import Histogram
 
 from flywheel_gateway.dialects import Dialect, finish_reason
 from flywheel_gateway.errors import ApiError, UnsafeTextError, UpstreamError
-from flywheel_gateway.sentences import split_complete
 from flywheel_gateway.services import Services
 from flywheel_gateway.sse import DONE, event, raw_event
 from flywheel_gateway.web import Headers, Send
+from flywheel_safety.sentences import split_complete
 
 
 class Delivery:
     """A stream on its way to the client, and what became of it."""
 
     def __init__(
-        self, send: Send, headers: Headers, first_part: Histogram | None = None, began: float | None = None
+        self,
+        send: Send,
+        headers: Headers,
+        refusal: str,
+        first_part: Histogram | None = None,
+        began: float | None = None,
     ) -> None:
+        """`refusal` is what the character says in place of what cannot be shown."""
         self._send, self._headers, self._first_part, self._began = send, headers, first_part, began
+        self.refusal = refusal
         self.started = False
         self.text = ""
         """What the model wrote, as far as it reached the client."""
@@ -69,7 +76,7 @@ async def plain_parts(services: Services, dialect: Dialect, body: dict[str, Any]
 
 
 async def moderated_parts(services: Services, dialect: Dialect, body: dict[str, Any], delivery: Delivery) -> None:
-    """Passes on text that was found safe, sentence by sentence, and nothing beside it. Ends with the safe reply at the
+    """Passes on text that was found safe, sentence by sentence, and nothing beside it. Ends with the refusal at the
     first sentence that is unsafe, or that could not be checked.
 
     Raises:
@@ -94,21 +101,20 @@ async def moderated_parts(services: Services, dialect: Dialect, body: dict[str, 
 
 
 async def _deliver(services: Services, dialect: Dialect, about: dict[str, Any], text: str, delivery: Delivery) -> bool:
-    """Sends `text` if it is safe; else the safe reply in its place, and False: there is no more."""
-    counter = services.metrics.moderated
+    """Sends `text` if it is safe; else the refusal in its place, and False: there is no more."""
     try:
         unsafe = await services.moderator.unsafe([text])
     except UnsafeTextError:
         delivery.outcome = "failed"
-        counter.labels("reply", "failed").inc()
+        services.metrics.cannot_say("reply")
     else:
-        counter.labels("reply", "unsafe" if unsafe else "safe").inc()
-        if not unsafe:
+        services.metrics.said("reply", unsafe)
+        if unsafe is None:
             delivery.text += text
             await delivery.part(dialect.part(about, text, None))
             return True
         delivery.outcome = "unsafe"
-    await delivery.part(dialect.part(about, services.config.moderation.safe_reply, None))
+    await delivery.part(dialect.part(about, delivery.refusal, None))
     await delivery.part(dialect.part(about, None, "content_filter"))
     return False
 

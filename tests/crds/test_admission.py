@@ -51,6 +51,18 @@ GENERATION_MISTAKES = [
         "a reward twice", "spec.rewards[1]", "Duplicate", {"rewards": [{"rewardModel": "a"}, {"rewardModel": "a"}]}
     ),
     Mistake(
+        "two safety classifiers",
+        "spec.curation.safety.model",
+        "set one of model and endpoint",
+        {"curation": {"safety": {"model": "hf://owner/guard", "endpoint": {"url": "https://example.com/v1"}}}},
+    ),
+    Mistake(
+        "an endpoint that is no URL",
+        "spec.serving.gateway.moderation.endpoint.url",
+        "should match",
+        {"serving": {"gateway": {"moderation": {"endpoint": {"url": "example.com"}}}}},
+    ),
+    Mistake(
         "days in the wrong order",
         "spec.data.traffic[0].dates.last",
         "must not be before dates.first",

@@ -21,6 +21,7 @@ from flywheel_gateway.keys import Keys
 from flywheel_gateway.log_writer import LogWriter
 from flywheel_gateway.server import GatewayServer, server_settings
 from flywheel_gateway.services import Services, assemble
+from flywheel_safety.classifier import Classifier, Scores
 
 KEY = b"a key of the lineage, for tests"
 KEYS = Keys(KEY)
@@ -40,11 +41,15 @@ def routed(user: str | None = "u-1", arm: str = "treatment", test: str = "luna-3
     return headers if user is None else {**headers, HEADER_USER: user}
 
 
-def words(texts: Sequence[str]) -> list[float]:
+class Words(Classifier):
     """A classifier for tests: what holds `badword` is unsafe, `explode` breaks it."""
-    if any("explode" in text for text in texts):
-        raise RuntimeError("the classifier broke")
-    return [1.0 if "badword" in text else 0.0 for text in texts]
+
+    name = "words/test"
+
+    def score(self, texts: Sequence[str]) -> list[Scores]:
+        if any("explode" in text for text in texts):
+            raise RuntimeError("the classifier broke")
+        return [{"rude": 1.0 if "badword" in text else 0.0} for text in texts]
 
 
 def part(text: str | None, finish: str | None = None) -> bytes:
@@ -207,7 +212,7 @@ async def running(
     config = GatewayConfig.model_validate(configuration(store, changes.pop("upstream", model.url), **changes))
     writer = LogWriter(store, config.log, "writer")
     writer.start()
-    services = assemble(config, KEYS, router_token, writer, words)
+    services = assemble(config, KEYS, router_token, writer, Words())
     servers = [
         GatewayServer(server_settings(app, "127.0.0.1", 0, 5)) for app in (user_app(services), metrics_app(services))
     ]  # fmt: skip

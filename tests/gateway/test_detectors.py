@@ -7,9 +7,10 @@ they do in traffic. Each label is what a person would say; `falseRefusal` is a r
 import asyncio
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,8 @@ from flywheel_contract.gateway_config import Moderation
 from flywheel_gateway.detectors import is_refusal
 from flywheel_gateway.errors import UnsafeTextError
 from flywheel_gateway.moderation import Moderator
+from flywheel_safety.classifier import Classifier, Scores, UnavailableError
+from flywheel_safety.embedded import Embedded
 
 ROWS = [json.loads(line) for line in (Path(__file__).parent / "labelled.jsonl").read_bytes().splitlines()]
 
@@ -52,7 +55,7 @@ def agreement(label: str, seen: list[bool]) -> Agreement:
 @pytest.fixture(scope="module")
 def moderator() -> Iterator[Moderator]:
     """The embedded classifier at the default threshold."""
-    found = Moderator(Moderation().threshold)
+    found = Moderator(Moderation().threshold, Embedded())
     yield found
     found.close()
 
@@ -65,7 +68,8 @@ def test_the_set_is_what_it_claims_to_be() -> None:
 
 
 async def test_safety_violations(moderator: Moderator) -> None:
-    seen = await asyncio.gather(*(moderator.unsafe([row["reply"]]) for row in ROWS))
+    answers = await asyncio.gather(*(moderator.unsafe([row["reply"]]) for row in ROWS))
+    seen = [category is not None for category in answers]
     found = agreement("violation", seen)
     print(f"safety_violation: {found}, precision {found.precision:.2f}, recall {found.recall:.2f}")
     assert found.precision >= 0.75
@@ -83,12 +87,24 @@ async def test_false_refusals(moderator: Moderator) -> None:
 
 
 async def test_an_empty_text_is_safe(moderator: Moderator) -> None:
-    assert await moderator.unsafe(["", "  \n"]) is False
+    assert await moderator.unsafe(["", "  \n"]) is None
 
 
-@pytest.mark.parametrize("answer", [[], [0.1, 0.2], [float("nan")], ["x"], None])
-async def test_an_answer_that_is_no_score_counts_as_unsafe(answer: list[float]) -> None:
-    broken = Moderator(0.5, lambda _: answer)
+class Told(Classifier):
+    """Answers what a test tells it."""
+
+    name = "told/1"
+
+    def __init__(self, tell: Callable[[Sequence[str]], Any]) -> None:
+        self._tell = tell
+
+    def score(self, texts: Sequence[str]) -> Any:  # noqa: ANN401 -- also what is no answer
+        return self._tell(texts)
+
+
+@pytest.mark.parametrize("answer", [[], [{}, {}], [{"rude": float("nan")}], [{"rude": "x"}], [0.1], None])
+async def test_an_answer_that_is_no_score_counts_as_unsafe(answer: object) -> None:
+    broken = Moderator(0.5, Told(lambda _: answer))
     with pytest.raises(UnsafeTextError):
         await broken.unsafe(["Hello."])
     assert broken.failures == 1
@@ -100,14 +116,14 @@ async def test_what_waits_is_asked_together_and_one_bad_text_harms_nobody_else()
     calls: list[int] = []
     go = threading.Event()
 
-    def classifier(texts: Sequence[str]) -> list[float]:
+    def classifier(texts: Sequence[str]) -> list[Scores]:
         go.wait()
         calls.append(len(texts))
         if any("explode" in text for text in texts):
             raise RuntimeError
-        return [1.0 if "bad" in text else 0.0 for text in texts]
+        return [{"rude": 1.0 if "bad" in text else 0.0} for text in texts]
 
-    moderator = Moderator(0.5, classifier)
+    moderator = Moderator(0.5, Told(classifier))
     first = asyncio.create_task(moderator.unsafe(["fine"]))
     await asyncio.sleep(0)
     rest = [asyncio.create_task(moderator.unsafe([text])) for text in ("fine", "bad", "explode", "fine")]
@@ -115,10 +131,32 @@ async def test_what_waits_is_asked_together_and_one_bad_text_harms_nobody_else()
     await asyncio.sleep(0)
     gone.cancel()
     go.set()
-    assert await first is False
+    assert await first is None
     found = await asyncio.gather(*rest, return_exceptions=True)
-    assert [found[0], found[1], found[3]] == [False, True, False]
+    assert [found[0], found[1], found[3]] == [None, "rude", None]
     assert isinstance(found[2], UnsafeTextError)
     assert moderator.failures == 1
     assert calls == [1, 4, 1, 1, 1, 1]
+    moderator.close()
+
+
+async def test_while_nobody_answers_nobody_is_asked_one_by_one() -> None:
+    """Each would wait for the network's time-out, one after the other."""
+    calls: list[int] = []
+    go = threading.Event()
+
+    def away(texts: Sequence[str]) -> list[Scores]:
+        go.wait()
+        calls.append(len(texts))
+        raise UnavailableError("no route")
+
+    moderator = Moderator(0.5, Told(away))
+    first = asyncio.create_task(moderator.unsafe(["one"]))
+    await asyncio.sleep(0)
+    rest = [asyncio.create_task(moderator.unsafe([text])) for text in ("two", "three")]
+    await asyncio.sleep(0)
+    go.set()
+    found = await asyncio.gather(first, *rest, return_exceptions=True)
+    assert [type(error) for error in found] == [UnsafeTextError] * 3
+    assert (calls, moderator.failures) == ([1, 2], 3)
     moderator.close()

@@ -14,8 +14,8 @@ from flywheel_gateway.detectors import is_refusal
 from flywheel_gateway.errors import ConfigError
 from flywheel_gateway.keys import InvalidTokenError, Keys, SessionClaims, draw_id, is_drawn, is_user_id
 from flywheel_gateway.limits import RateLimiter
-from flywheel_gateway.sentences import LONGEST, sentences, split_complete
 from flywheel_gateway.sse import EventReader, raw_event
+from flywheel_safety.sentences import LONGEST, sentences, split_complete
 from tests.gateway.lab import KEYS
 
 

@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from flywheel_contract.online import HEADER_CHARACTER
 from tests.gateway.lab import CHAT, Lab, Model, asking, part, read_events, routed, running, stream_of, text_of
 
 SAFE = "Let's talk about something else."
@@ -210,7 +211,7 @@ async def test_the_stream_ends_safely_at_the_first_unsafe_sentence(guarded: Lab)
     assert events[-1] == "[DONE]"
     violation, message = await guarded.rows("events")
     assert (violation["type"], violation["blocked"], violation["detector"]) == (
-        "safety_violation", True, "alt-profanity-check/1.9.1",
+        "safety_violation", True, "words/test",
     )  # fmt: skip
     assert message["type"] == "message"
     assert await guarded.rows("turns") == []
@@ -244,18 +245,35 @@ async def test_a_classifier_that_breaks_fails_closed(guarded: Lab, streamed: boo
         assert text_of(events) == SAFE
         assert events[-2]["choices"][0]["finish_reason"] == "content_filter"
     else:
-        status, error, headers = await guarded.chat()
-        assert (status, error["error"]["code"], headers["retry-after"]) == (503, "moderation_unavailable", "5")
+        status, reply, _ = await guarded.chat()
+        choice = reply["choices"][0]
+        assert (status, choice["message"]["content"], choice["finish_reason"]) == (200, SAFE, "content_filter")
     assert await guarded.kinds() == ["error"]
     assert await guarded.rows("turns") == []
     assert 'flywheel_gateway_moderated_total{result="failed",what="reply"} 1.0' in await guarded.metrics()
 
 
 async def test_a_prompt_that_cannot_be_checked_is_not_answered(guarded: Lab) -> None:
-    status, _, _ = await guarded.chat(asking("explode"))
-    assert status == 503
+    status, reply, _ = await guarded.chat(asking("explode"))
+    assert (status, reply["choices"][0]["message"]["content"]) == (200, SAFE)
     assert guarded.model.seen == []
     assert await guarded.kinds() == ["error"]
+    assert 'flywheel_gateway_moderated_total{result="failed",what="prompt"} 1.0' in await guarded.metrics()
+
+
+async def test_a_character_refuses_in_its_own_words_and_the_category_is_counted(model: Model, tmp_path: Path) -> None:
+    sky = "Let's look at the sky instead, shall we?"
+    cast = [{"name": "luna", "systemPrompt": "You are Luna.", "refusal": sky}, {"name": "sol", "systemPrompt": "Sol."}]
+    async with running(tmp_path / "t", model, characters=cast, moderation={"prompt": True, "reply": True}) as lab:
+        for character, words in (("luna", sky), ("sol", SAFE)):
+            _, reply, _ = await lab.chat(asking("Say a badword."), headers={HEADER_CHARACTER: character})
+            assert reply["choices"][0]["message"]["content"] == words
+        model.reply = "I explode."
+        _, reply, _ = await lab.chat()
+        assert reply["choices"][0]["message"]["content"] == sky
+        metrics = await lab.metrics()
+        assert 'flywheel_gateway_unsafe_total{category="rude",what="prompt"} 2.0' in metrics
+        assert (await lab.events("blocked_prompt"))[0]["detector"] == "words/test"
 
 
 @pytest.mark.parametrize("streamed", [True, False])

@@ -76,6 +76,8 @@ def test_each_filter_counts_what_it_drops_and_order_decides(bench: Workbench) ->
     counts = bench.manifest(result).counts
     dropped = {k: n for k, n in counts.items() if k.startswith("dropped") and not k.endswith(("Internal", "User"))}
     assert dropped == {
+        "droppedRetention": 0,
+        "droppedErased": 0,
         "droppedEarlierTurn": 0,
         "droppedNoReply": 1,
         "droppedSharedConversation": 2,
@@ -84,6 +86,7 @@ def test_each_filter_counts_what_it_drops_and_order_decides(bench: Workbench) ->
         "droppedPrivacy.EMAIL_ADDRESS": 1,
         "droppedPrivacy.PHONE_NUMBER": 1,
         "droppedSafety": 1,
+        "droppedSafety.abuse": 1,
         "droppedDuplicate": 1,
     }
     assert [result.metrics[m].value for m in (Metric.ROWS_READ, Metric.ROWS_KEPT)] == [29, 21]

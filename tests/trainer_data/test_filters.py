@@ -1,4 +1,4 @@
-"""Privacy, safety, near-duplicates and the split by user."""
+"""Near-duplicates and the split by user."""
 
 import hmac
 import random
@@ -8,49 +8,8 @@ from datasketch import MinHash, MinHashLSH
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flywheel_contract.params import PrivacyParams
 from flywheel_trainer.data.duplicates import FIRST_ROOM, PERMUTATIONS, near_duplicates, shingles
-from flywheel_trainer.data.privacy import PrivacyFilter
-from flywheel_trainer.data.safety import unsafe_probabilities
 from flywheel_trainer.data.split import draw_key, held_out, is_keyed
-from flywheel_trainer.errors import SpecError
-
-DEFAULT = PrivacyParams().entities
-
-
-@pytest.mark.parametrize(
-    ("text", "entity"),
-    [
-        ("write to luna.moon@example.com please", "EMAIL_ADDRESS"),
-        ("call me at (212) 736-5000 tonight", "PHONE_NUMBER"),
-        ("my card is 4111 1111 1111 1111", "CREDIT_CARD"),
-        ("send it to DE89 3704 0044 0532 0130 00", "IBAN_CODE"),
-        ("it is 536-90-4399", "US_SSN"),
-        ("the box at 203.0.113.7 is mine", "IP_ADDRESS"),
-        ("I was born in 1984 and have 3 cats", None),
-        ("at 5:30 I had 12 of them, @ home", None),
-        ("4111 1111 1111 1112 has a wrong check digit", None),
-        ("", None),
-    ],
-)
-def test_identifiers_are_found_by_pattern(text: str, entity: str | None) -> None:
-    assert PrivacyFilter(DEFAULT).found(text) == entity
-
-
-def test_only_the_named_entities_count() -> None:
-    assert PrivacyFilter(["CREDIT_CARD"]).found("write to luna.moon@example.com") is None
-
-
-def test_an_unknown_entity_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(SpecError, match=r"^privacy\.entities: unknown SHOE_SIZE; the filter knows: .*EMAIL_ADDRESS"):
-        PrivacyFilter(["EMAIL_ADDRESS", "SHOE_SIZE"])
-
-
-def test_abuse_scores_high_and_kindness_low() -> None:
-    abusive, kind = unsafe_probabilities(["fuck you, you stupid bitch", "what a lovely evening"])
-    assert abusive > 0.9
-    assert kind < 0.2
-    assert len(unsafe_probabilities([])) == 0
 
 
 def test_near_duplicates_keep_the_first_of_those_alike() -> None:

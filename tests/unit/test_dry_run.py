@@ -177,8 +177,8 @@ def test_where_too_much_is_named_what_counts_is_looked_at() -> None:
         )
     )
     rewards = [Input(name=f"reward-{i}", role=Role.REWARD, kind="Model", uri="pvc://m/r") for i in range(4)]
-    resolve = dry_run.counting(resolve_generation("gen-1", spec), spec, Prerequisites(None, rewards, []))
+    resolve = dry_run.counting(resolve_generation("gen-1", spec), spec, Prerequisites(None, rewards, None, []))
     assert len(resolve.inputs) <= MAX_INPUTS
     assert {i.role for i in resolve.inputs} & {Role.JUDGE, Role.BENCHMARK} == set()
-    fewer = dry_run.counting(resolve_generation("gen-1", spec), spec, Prerequisites(None, [], []))
+    fewer = dry_run.counting(resolve_generation("gen-1", spec), spec, Prerequisites(None, [], None, []))
     assert {i.role for i in fewer.inputs} >= {Role.JUDGE, Role.BENCHMARK}

@@ -62,6 +62,22 @@ def snapshot(**changes: Any) -> Snapshot:  # noqa: ANN401 -- fields of the spec
     )
 
 
+SAFE = {"safety": {"model": "hf://owner/guard", "words": [{"category": "spoiler", "phrases": ["he dies"]}]}}
+
+
+def test_a_safety_model_is_resolved_like_every_other_input_and_only_curation_reads_it() -> None:
+    taken = snapshot(curation=SAFE)
+    curate = training_stage(Stage.CURATE, "gen-1", taken, {})
+    assert [i.role for i in curate.inputs] == [Role.TRAFFIC, Role.SAFETY]
+    model = curate.inputs[-1]
+    assert (model.kind, model.uri, model.digest) == ("Model", "hf://owner/guard", digest("safety"))
+    assert isinstance(curate.params, CurateParams)
+    assert curate.params.safety.words[0].phrases == ["he dies"]
+    assert not hasattr(curate.params.safety, "model"), "where it lies is no parameter: the digest says what it is"
+    off = snapshot(curation={"safety": {**SAFE["safety"], "enabled": False}})
+    assert [i.role for i in training_stage(Stage.CURATE, "gen-1", off, {}).inputs] == [Role.TRAFFIC]
+
+
 def done(*stages: Stage) -> dict[Stage, StageStatus]:
     return {
         s: StageStatus(

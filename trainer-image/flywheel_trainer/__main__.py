@@ -1,4 +1,4 @@
-"""The command line: `flywheel-trainer <stage> [--spec FILE]`, `serve` and `probe` for the model server, `annotate`."""
+"""The command line: `flywheel-trainer <stage> [--spec FILE]`; `serve`, `probe`; `annotate`; `touched`."""
 
 import argparse
 import importlib
@@ -15,6 +15,7 @@ _OTHERS: Final = {
     "serve": "flywheel_trainer.serving.serve",
     "probe": "flywheel_trainer.serving.probe",
     "annotate": "flywheel_trainer.annotation.command",
+    "touched": "flywheel_trainer.touched",
 }
 """Commands that are no stage, and have options of their own."""
 
@@ -38,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="flywheel-trainer",
         description="Runs one stage of a generation as its StageSpec says, or serves a model.",
-        epilog="serve, probe and annotate have options of their own: flywheel-trainer serve --help",
+        epilog="serve, probe, annotate and touched have options of their own: flywheel-trainer serve --help",
     )
     parser.add_argument("stage", choices=[*(stage.value for stage in Stage), *_OTHERS])
     parser.add_argument(

@@ -133,6 +133,21 @@ class Store:
         except ValidationError:
             return None
 
+    def manifests(self, uri: str) -> Iterator[tuple[str, Manifest | None]]:
+        """The stages' folders below `uri` with their manifests, in the order of their names; None: it is unreadable."""
+        location = self._parse(uri)
+        if location.scheme in _LOCAL_SCHEMES:
+            root = self._place(location)
+            names = [p.relative_to(root).as_posix() for p in root.rglob(MANIFEST_NAME)]
+        else:
+            prefix = f"{location.root}/{location.path}".rstrip("/") + "/"
+            names = [str(name).lstrip("/").removeprefix(prefix) for name in self._remote(location.scheme).find(prefix)]
+        for name in sorted(names):
+            *parts, file = name.split("/")
+            if file == MANIFEST_NAME and not any(part.startswith(".") for part in parts):
+                folder = join_uri(uri, *parts)
+                yield folder, self.read_manifest(folder)
+
     def work(self, uri: str) -> Path:
         """The work folder of the stage whose outputs go to `uri`; for remote artefacts, a copy of the remote one."""
         location = self._parse(join_uri(uri, WORK_NAME))

@@ -115,6 +115,20 @@ def read_scorer(path: Path, dtype: torch.dtype, **options: Any) -> PreTrainedMod
     return _read(AutoModelForSequenceClassification, path, dtype, may_be_new=("score.",), num_labels=1, **options)
 
 
+def load_classifier(path: Path) -> PreTrainedModel:
+    """The text classifier in `path`, whatever its labels, ready to score.
+
+    Raises:
+        ModelError: the folder is refused, or holds no classifier.
+    """
+    check_model(path)
+    if not architecture(path).endswith("ForSequenceClassification"):
+        raise ModelError(
+            f"model folder {path} holds {architecture(path) or 'no named architecture'}, no text classifier"
+        )
+    return _read(AutoModelForSequenceClassification, path, torch.float32).to(device()).eval()
+
+
 def _read(
     auto: type, path: Path, dtype: torch.dtype, may_be_new: tuple[str, ...] = (), **options: object
 ) -> PreTrainedModel:

@@ -63,7 +63,7 @@ def gateway(
 ) -> Beside:
     """The gateway before `upstream`; None: the model server in the same pod."""
     limits, capture, identity = spec.limits, spec.capture, spec.identity
-    prompts = [CharacterPrompt(name=c.name, system_prompt=c.prompt) for c in characters]
+    prompts = [CharacterPrompt(name=c.name, system_prompt=c.prompt, refusal=c.refusal) for c in characters]
     given = {} if upstream is None else {"upstream": upstream}
     vouched = bool(identity.trusted_proxies)
     config = GatewayConfig(
@@ -76,7 +76,12 @@ def gateway(
         consent=ConsentPolicy(mode="Require" if capture.require_consent else "Mark"),
         retention_days=capture.retention_days,
         moderation=Moderation(
-            prompt=spec.moderation.prompts, reply=spec.moderation.replies, threshold=spec.moderation.threshold
+            prompt=spec.moderation.prompts,
+            reply=spec.moderation.replies,
+            threshold=spec.moderation.threshold,
+            safe_reply=spec.moderation.safe_reply,
+            words=spec.moderation.words,
+            endpoint=spec.moderation.endpoint,
         ),
         limits=Limits(
             requests_per_second=limits.requests_per_second,

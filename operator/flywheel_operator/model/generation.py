@@ -6,6 +6,7 @@ from pydantic import ConfigDict, Field
 
 from flywheel_contract.base import Name, Record
 from flywheel_contract.curation_params import DiversityParams
+from flywheel_contract.filters import SafetyParams
 from flywheel_contract.metric_names import REPORTED_BY, Metric
 from flywheel_contract.params import (
     CurateParams,
@@ -124,9 +125,24 @@ class DiversitySpec(DiversityParams):
     )
 
 
+class SafetySpec(SafetyParams):
+    """The safety filter of curation; a model stands for the embedded classifier."""
+
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            cel("!(has(self.model) && has(self.endpoint))", "set one of model and endpoint, not both", ".model")
+        )
+    )
+    model: SafeUri | None = Field(
+        None,
+        description="A Hugging Face text classifier by URI, with safetensors weights; it runs in the stage's pod.",
+    )
+
+
 class CurationSpec(CurateParams):
     """Which conversations are used."""
 
+    safety: SafetySpec = Field(default_factory=SafetySpec, description="The safety filter.")
     diversity: DiversitySpec | None = Field(
         None, description="Pruning by meaning (embeddings and clusters), after the near-duplicates; left out, none."
     )

@@ -5,7 +5,9 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from flywheel_contract.base import Name, Record
-from flywheel_contract.characters import SYSTEM_PROMPT_MAX_LENGTH, Character, CharacterTraits
+from flywheel_contract.characters import REFUSAL_MAX_LENGTH, SYSTEM_PROMPT_MAX_LENGTH, Character, CharacterTraits
+from flywheel_contract.gateway_config import SAFE_REPLY
+from flywheel_contract.safety import ClassifierParams
 from flywheel_operator.model.common import Resources, cel, validations
 
 
@@ -74,12 +76,19 @@ class IdentitySpec(Record):
     secure_cookie: bool = Field(True, description="Send the cookie over TLS only; off for plain HTTP in trials.")
 
 
-class ModerationSpec(Record):
+class ModerationSpec(ClassifierParams):
     """The safety of prompts and replies at the gateway."""
 
-    prompts: bool = Field(True, description="Refuse prompts that the classifier calls abuse.")
-    replies: bool = Field(True, description="Hold back one sentence; end a reply that is abuse.")
-    threshold: float = Field(0.9, gt=0, le=1, description="Probability of abuse from which on something is refused.")
+    prompts: bool = Field(True, description="Refuse prompts that the classifier calls unsafe.")
+    replies: bool = Field(True, description="Hold back one sentence; end a reply that is unsafe.")
+    threshold: float = Field(0.9, gt=0, le=1, description="Probability of harm from which on something is refused.")
+    safe_reply: str = Field(
+        SAFE_REPLY,
+        min_length=1,
+        max_length=REFUSAL_MAX_LENGTH,
+        description="What is said in place of what was refused or could not be checked, unless the character has a "
+        "refusal of its own.",
+    )
 
 
 class LimitsSpec(Record):

@@ -77,6 +77,9 @@ def resolve_generation(name: str, spec: GenerationSpec) -> ResolveSpec:
     ]
     if spec.evaluation.general is not None:
         inputs.append(Input(name="general", role=Role.GENERAL, kind="Data", uri=spec.evaluation.general))
+    safety = spec.curation.safety
+    if safety.enabled and safety.model is not None:
+        inputs.append(Input(name="safety", role=Role.SAFETY, kind="Model", uri=safety.model))
     if spec.evaluation.judge_model is not None:
         inputs.append(Input(name="judge", role=Role.JUDGE, kind="Model", uri=spec.evaluation.judge_model))
     if spec.evaluation.benchmark_tasks is not None:
@@ -167,7 +170,7 @@ def training_stage(stage: Stage, name: str, snapshot: Snapshot, done: Mapping[St
     rewards = snapshot.rewards
     match stage:
         case Stage.CURATE:
-            inputs = [*_by_role(data, Role.TRAFFIC), *_by_role(data, Role.EMBEDDER)]
+            inputs = [i for role in (Role.TRAFFIC, Role.EMBEDDER, Role.SAFETY) for i in _by_role(data, role)]
             return CurateSpec(**common, inputs=inputs, params=_plain(CurateParams, spec.curation))
         case Stage.REJECTION_SAMPLE if recipe.rejection_sampling is not None:
             pool = _by_role(data, Role.POOL)

@@ -10,4 +10,4 @@ Finder = Callable[[str], str | None]
 
 def finder() -> Finder:
     """Names the first identifier in a text, None where there is none, by the default entities of curation."""
-    return PrivacyFilter(PrivacyParams().entities).found
+    return PrivacyFilter(PrivacyParams()).first

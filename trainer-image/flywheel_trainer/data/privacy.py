@@ -1,72 +1,180 @@
-"""The privacy filter: Presidio's pattern recognisers, each used by itself.
+"""The privacy filter: conversations that hold personal identifiers are dropped, or the identifiers replaced.
 
-The whole analyzer would load a language model; the identifiers that patterns and checksums find (cards, addresses,
-phone and account numbers) need none. Names of people are not found this way.
+Messages are looked at whole, and so is every other text that a row carries on (signals, metadata). Ids are looked at
+for mail addresses only: any number may be an id, and a mail address is never one that may be passed on.
 """
 
-import inspect
-from collections.abc import Sequence
-from functools import cache
-from typing import Final
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
 
-import tldextract
-from presidio_analyzer import LocalRecognizer, PatternRecognizer, predefined_recognizers
-from presidio_analyzer.predefined_recognizers import EmailRecognizer, PhoneRecognizer
+from presidio_analyzer import RecognizerResult
+from presidio_anonymizer import AnonymizerEngine
 
+from flywheel_contract.filters import PrivacyMode, PrivacyParams
+from flywheel_trainer.data.recognizers import (
+    NAMED_ENTITIES,
+    Finder,
+    NamedEntityFinder,
+    OwnFinder,
+    PatternFinder,
+    pattern_entities,
+)
+from flywheel_trainer.data.rows import Conversation, texts_in, texts_of
 from flywheel_trainer.errors import SpecError
 
-MIN_SCORE: Final = 0.4
-"""Presidio's score from which a match counts: below are patterns that any long number fits."""
+WINDOW: Final = 10_000
+"""Characters that are looked at together: a text of any length takes time in proportion to its length."""
+OVERLAP: Final = 256
+"""Characters that two windows share, longer than any identifier."""
+_BATCH: Final = 512
+_MAIL: Final = "EMAIL_ADDRESS"
+_FREE_TEXT: Final = ("signals", "metadata")
 
-_DIGITS_ONLY: Final = frozenset({"CREDIT_CARD", "IBAN_CODE", "PHONE_NUMBER", "US_SSN"})
-"""Identifiers that cannot be without a digit; most messages have none, and these recognisers are slow."""
 
-_SUFFIX_LIST: Final = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
-"""The list of domain suffixes that is part of the package; the default fetches a newer one from the network."""
+@dataclass
+class Screened:
+    """What is left, and what was found."""
 
-
-class _OfflineEmailRecognizer(EmailRecognizer):
-    def validate_result(self, pattern_text: str) -> bool:
-        return _SUFFIX_LIST(pattern_text).fqdn != ""
+    rows: list[Conversation] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Entity -> conversations left out because of it; one that held several counts for each."""
+    redacted: Counter[str] = field(default_factory=Counter)
+    """Entity -> conversations in which it was replaced."""
+    redacted_rows: int = 0
 
 
 class PrivacyFilter:
-    """Finds the named identifiers in texts.
+    """Finds identifiers in texts, as the settings say."""
 
-    Raises:
-        SpecError: an entity that no pattern recogniser knows; names those that are known.
-    """
+    def __init__(self, params: PrivacyParams, names: Iterable[str] = ()) -> None:
+        """`names` (the characters') are nobody's, like `params.allow_list`.
 
-    def __init__(self, entities: Sequence[str]) -> None:
-        known = _recognizer_classes()
-        unknown = sorted(set(entities) - set(known))
+        Raises:
+            SpecError: an unknown entity, or an expression that cannot be used.
+            ConfigError: the named-entity model is not installed.
+        """
+        entities = list(dict.fromkeys(params.entities))
+        own = {r.name for r in params.recognizers}
+        by_pattern = pattern_entities()
+        unknown = sorted(set(entities) - set(by_pattern) - NAMED_ENTITIES - own)
         if unknown:
-            raise SpecError(
-                f"privacy.entities: unknown {', '.join(unknown)}; the filter knows: {', '.join(sorted(known))}"
-            )
-        self._recognizers = [(entity, [cls() for cls in known[entity]]) for entity in dict.fromkeys(entities)]
+            known = sorted({*by_pattern, *NAMED_ENTITIES, *own})
+            raise SpecError(f"privacy.entities: unknown {', '.join(unknown)}; the filter knows: {', '.join(known)}")
+        self._min_score, self._mode = params.min_score, params.mode
+        self._allowed = _any_of([*params.allow_list, *names])
+        # What only a pattern can find is looked for again in a redacted text.
+        self._certain: list[Finder] = []
+        patterns = [e for e in entities if e in by_pattern]
+        if patterns:
+            self._certain.append(PatternFinder(patterns))
+        if params.recognizers:
+            self._certain.append(OwnFinder(params.recognizers))
+        self._finders = list(self._certain)
+        named = [e for e in entities if e in NAMED_ENTITIES]
+        if named:
+            self._finders.append(NamedEntityFinder(params.named_entity_model, named))
+        self._looks_at_ids = _MAIL in entities
+        self._anonymizer = AnonymizerEngine()
 
-    def found(self, text: str) -> str | None:
-        """The first identifier in `text`, by its entity's name, or None."""
-        has_digit = any(c.isdigit() for c in text)
-        for entity, recognizers in self._recognizers:
-            if entity in _DIGITS_ONLY and not has_digit:
-                continue
-            for recognizer in recognizers:
-                results = recognizer.analyze(text, [entity], None)
-                if any(r.entity_type == entity and r.score >= MIN_SCORE for r in results):
-                    return entity
-        return None
+    def found(self, texts: Sequence[str]) -> list[list[RecognizerResult]]:
+        """The identifiers in each text, those of a low score and the allowed ones left out."""
+        return self._found(texts, self._finders)
+
+    def first(self, text: str) -> str | None:
+        """The kind of the first identifier in `text`, or None."""
+        found = self.found([text])[0]
+        return found[0].entity_type if found else None
+
+    def redact(self, text: str, found: Sequence[RecognizerResult]) -> str:
+        """`text` with `<ENTITY>` in place of what was found."""
+        return str(self._anonymizer.anonymize(text, list(found)).text) if found else text
+
+    def screen(self, rows: Sequence[Conversation]) -> Screened:
+        """Drops or redacts the rows with identifiers. A row in which one is left after redaction is dropped."""
+        screened = Screened()
+        for start in range(0, len(rows), _BATCH):
+            batch = rows[start : start + _BATCH]
+            texts = [(number, text) for number, row in enumerate(batch) for text in _texts_of(row)]
+            found: list[dict[str, list[RecognizerResult]]] = [{} for _ in batch]
+            for (number, text), results in zip(texts, self.found([text for _, text in texts]), strict=True):
+                if results:
+                    found[number][text] = results
+            for row, results_by_text in zip(batch, found, strict=True):
+                self._decide(screened, row, results_by_text)
+        return screened
+
+    def _decide(self, screened: Screened, row: Conversation, found: dict[str, list[RecognizerResult]]) -> None:
+        entities = {r.entity_type for results in found.values() for r in results}
+        if self._named_by_mail(row):
+            screened.dropped.update(entities | {_MAIL})
+        elif not entities:
+            screened.rows.append(row)
+        elif self._mode is PrivacyMode.DROP:
+            screened.dropped.update(entities)
+        else:
+            clean = _with_texts(row, {text: self.redact(text, results) for text, results in found.items()})
+            left = {r.entity_type for results in self._found(list(_texts_of(clean)), self._certain) for r in results}
+            if left:
+                screened.dropped.update(left)
+            else:
+                screened.rows.append(clean)
+                screened.redacted.update(entities)
+                screened.redacted_rows += 1
+
+    def _named_by_mail(self, row: Conversation) -> bool:
+        names = [name for name in (row.user, row.conversation) if "@" in name] if self._looks_at_ids else []
+        return any(r.entity_type == _MAIL for found in self._found(names, self._certain) for r in found)
+
+    def _found(self, texts: Sequence[str], finders: Sequence[Finder]) -> list[list[RecognizerResult]]:
+        windows = [(number, start, part) for number, text in enumerate(texts) for start, part in _windows(text)]
+        found: list[list[RecognizerResult]] = [[] for _ in texts]
+        for finder in finders:
+            for (number, start, part), results in zip(windows, finder([part for _, _, part in windows]), strict=True):
+                for r in results:
+                    if self._counts(part, r):
+                        moved = RecognizerResult(r.entity_type, r.start + start, r.end + start, r.score)
+                        found[number].append(moved)
+        return found
+
+    def _counts(self, text: str, result: RecognizerResult) -> bool:
+        if result.score < self._min_score:
+            return False
+        allowed = self._allowed.finditer(text) if self._allowed is not None else ()
+        return not any(match.start() <= result.start and result.end <= match.end() for match in allowed)
 
 
-@cache
-def _recognizer_classes() -> dict[str, list[type[LocalRecognizer]]]:
-    """Entity -> the recognisers that find it by pattern alone."""
-    found: dict[str, list[type[LocalRecognizer]]] = {}
-    for _, cls in inspect.getmembers(predefined_recognizers, inspect.isclass):
-        if not issubclass(cls, PatternRecognizer | PhoneRecognizer) or cls is PatternRecognizer:
-            continue
-        used = _OfflineEmailRecognizer if cls is EmailRecognizer else cls
-        for entity in used().supported_entities:
-            found.setdefault(entity, []).append(used)
-    return found
+def _windows(text: str) -> Iterator[tuple[int, str]]:
+    """Parts of a text with the place where they begin; an empty text has none."""
+    step = WINDOW - OVERLAP
+    for start in range(0, max(len(text) - OVERLAP, min(len(text), 1)), step):
+        yield start, text[start : start + WINDOW]
+
+
+def _texts_of(row: Conversation) -> Iterator[str]:
+    for message in row.messages:
+        yield from texts_of(message)
+    for name in _FREE_TEXT:
+        yield from texts_in(getattr(row, name, {}))
+
+
+def _replaced(value: Any, new: Mapping[str, str]) -> Any:  # noqa: ANN401 -- any JSON value
+    if isinstance(value, str):
+        return new.get(value, value)
+    if isinstance(value, Mapping):
+        return {key: inner if key == "role" else _replaced(inner, new) for key, inner in value.items()}
+    return [_replaced(inner, new) for inner in value] if isinstance(value, list) else value
+
+
+def _with_texts(row: Conversation, new: dict[str, str]) -> Conversation:
+    """The row with some of its texts replaced."""
+    texts = [name for name in ("messages", *_FREE_TEXT) if hasattr(row, name)]
+    return row.model_copy(update={name: _replaced(getattr(row, name), new) for name in texts})
+
+
+def _any_of(phrases: Sequence[str]) -> re.Pattern[str] | None:
+    """Whole words, in any case and with any white space between them; what is found inside of one is nobody's."""
+    ways = [r"\s+".join(map(re.escape, phrase.split())) for phrase in phrases if phrase.strip()]
+    return re.compile(rf"(?<!\w)(?:{'|'.join(ways)})(?!\w)", re.IGNORECASE) if ways else None

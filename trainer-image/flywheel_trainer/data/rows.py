@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Generic, Literal, NotRequired, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from typing_extensions import TypedDict
 
 from flywheel_contract.stages import Origin
@@ -18,6 +18,7 @@ from flywheel_trainer.errors import DataError
 
 ROLES: Final = ("system", "user", "assistant", "tool")
 SUFFIXES: Final = (".jsonl", ".json", ".jsonl.gz", ".parquet")
+_WORD: Final = 16
 DATA_FILE: Final = "data.jsonl"
 """The file in which a stage leaves its rows. In a folder, names that start with `_` or `.` are no data."""
 
@@ -82,6 +83,9 @@ class _Row(BaseModel):
     signals: dict[str, bool | int | float | str | None] = Field(default_factory=dict)
     metadata: dict[str, bool | int | float | str | None] = Field(default_factory=dict)
     consent: Consent = Consent()
+    retain_until: AwareDatetime | None = Field(
+        None, validation_alias=AliasChoices("retain_until", "retainUntil"), description="Gone after this time."
+    )
     reviews: list[Review] = Field(default_factory=list)
     """Of annotated rows: whether each reviewer finds it right (Chosen), wrong (Rejected) or neither (Tie)."""
     tool_call: Literal["Explicit", "Implicit", "None"] | None = Field(None, alias="toolCall")
@@ -102,6 +106,23 @@ class Conversation(_Row):
     """A conversation between one user and one character, oldest message first."""
 
     messages: list[Message] = Field(min_length=1)
+
+
+def texts_of(message: Message) -> Iterator[str]:
+    """Every text of a message: what it says, and what the arguments of its tool calls say."""
+    yield from texts_in({key: value for key, value in message.items() if key != "role"})
+
+
+def texts_in(value: Any) -> Iterator[str]:  # noqa: ANN401 -- any JSON value
+    """Every text in a JSON value, however deep."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from texts_in(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from texts_in(inner)
 
 
 def prompt_text(row: Conversation) -> str:
@@ -176,7 +197,7 @@ class _Reader(Generic[_RowT]):
         if said is None and self._origin is None:
             raise DataError(f"{raw.place}: the row has no origin and its source declares none; write {known}")
         if said is not None and said not in set(Origin):
-            raise DataError(f"{raw.place}: origin {said!r} is unknown; write {known}")
+            raise DataError(f"{raw.place}: origin {_quoted(said)} is unknown; write {known}")
         if said is not None and self._origin is not None and said != self._origin:
             raise DataError(
                 f"{raw.place}: the row says origin {said}, its source is declared {self._origin.value}; "
@@ -300,7 +321,7 @@ def _check_messages(place: str, field: str, value: object) -> None:
             raise DataError(f"{place}: {field}[{index}] has no text in content; write role and content as strings")
         if message.get("role") not in ROLES:
             raise DataError(
-                f"{place}: {field}[{index}] has the unknown role {message.get('role')!r}; "
+                f"{place}: {field}[{index}] has the unknown role {_quoted(message.get('role'))}; "
                 f"write one of {', '.join(ROLES)}"
             )
         _check_calls(f"{place}: {field}[{index}]", message)
@@ -329,6 +350,14 @@ def _without_nulls(value: Mapping[str, Any]) -> dict[str, Any]:
         for key, item in value.items()
         if item is not None
     }
+
+
+def _quoted(value: object) -> str:
+    """What stands where a short word should. Of anything longer only its length: a sentence of an error is no place
+    for what users wrote."""
+    if isinstance(value, str) and len(value) > _WORD:
+        return f"(a text of {len(value)} characters)"
+    return repr(value) if isinstance(value, str | int | None) else _named(value)
 
 
 def _named(value: object) -> str:

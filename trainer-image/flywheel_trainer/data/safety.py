@@ -1,17 +1,67 @@
-"""The safety filter: the probability of abusive or obscene language by a small embedded classifier.
+"""The safety filter: the classifier that the gateway uses too, over every message; no answer means no curation."""
 
-alt-profanity-check is a linear model over words: quick, offline, and blind to harm that is said politely. It is the
-floor of the filter, not the whole of what a production line needs.
-"""
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
 
-from collections.abc import Sequence
+from flywheel_contract.filters import SafetyParams
+from flywheel_safety.choice import chosen
+from flywheel_safety.classifier import Classifier, ClassifierError, judge
+from flywheel_trainer.errors import ConfigError, StageError
 
-import numpy as np
-from numpy.typing import NDArray
+ATTEMPTS: Final = 4
+"""How often an endpoint is asked before the stage fails and is tried again as a whole; 7 seconds apart in all."""
+_BATCH: Final = 1024
 
 
-def unsafe_probabilities(texts: Sequence[str]) -> NDArray[np.float64]:
-    """One probability (0 to 1) per text."""
-    from profanity_check import predict_prob  # noqa: PLC0415 -- unpickles its own model files: seconds
+def classifier(params: SafetyParams, model: Path | None) -> Classifier:
+    """The classifier that the settings name; `model` is where one by URI lies.
 
-    return np.asarray(predict_prob(list(texts)), dtype=np.float64) if texts else np.zeros(0)
+    Raises:
+        ConfigError: it cannot be set up.
+        ModelError: the model is refused.
+    """
+    if model is not None:
+        from flywheel_trainer.data.safety_model import TextClassifier  # noqa: PLC0415 -- torch, for one of three kinds
+
+        return TextClassifier(model, params.safe_labels)
+    try:
+        return chosen(params, os.environ, attempts=ATTEMPTS)
+    except ClassifierError as error:
+        raise _failure(error) from error
+
+
+def unsafe_rows(asked: Classifier, rows: Sequence[Sequence[str]], threshold: float) -> list[str | None]:
+    """For each row of texts the category of its first unsafe text, or None.
+
+    Raises:
+        StageError: the classifier is away: another attempt may succeed.
+        ConfigError: it does not take our requests, or its answer is no verdict.
+    """
+    found: list[str | None] = [None] * len(rows)
+    for batch in _batches(rows):
+        try:
+            categories = judge(asked, [text for _, text in batch], threshold)
+        except ClassifierError as error:
+            raise _failure(error) from error
+        for (number, _), category in zip(batch, categories, strict=True):
+            found[number] = found[number] or category
+    return found
+
+
+def _batches(rows: Sequence[Sequence[str]]) -> Iterator[list[tuple[int, str]]]:
+    batch: list[tuple[int, str]] = []
+    for number, texts in enumerate(rows):
+        for text in texts:
+            batch.append((number, text))
+            if len(batch) == _BATCH:
+                yield batch
+                batch = []
+    if batch:
+        yield batch
+
+
+def _failure(error: ClassifierError) -> StageError:
+    kind = StageError if error.retryable else ConfigError
+    return kind(f"curation.safety: {error}; nothing is curated without a verdict on every message")

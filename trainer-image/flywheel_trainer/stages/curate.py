@@ -1,15 +1,18 @@
 """curate: which conversations may be trained on, which only judge, and which are dropped, each with a counted reason.
 
-The order is fixed: latest turns, structure, consent, privacy, safety, near-duplicates, diversity, constraints, cap,
-split by user. A conversation counts under the first reason that drops it, and later filters never see it.
+The order is fixed: retention, erasure, latest turns, structure, consent, privacy, safety, near-duplicates, diversity,
+constraints, cap, split by user. A conversation counts under the first reason that drops it, and later filters never see
+it.
 """
 
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Final
 
+from flywheel_contract.filters import PrivacyMode
 from flywheel_contract.manifest import Measurement
 from flywheel_contract.metric_names import BY_ORIGIN, Metric, of_origin
 from flywheel_contract.params import CurateParams
@@ -18,13 +21,17 @@ from flywheel_contract.stages import Origin, Role
 from flywheel_trainer.context import StageContext, StageOutcome
 from flywheel_trainer.data import constraints
 from flywheel_trainer.data.constraints import Share, Traffic, sentence
-from flywheel_trainer.data.rows import DATA_FILE, Conversation, prompt_text, read_traffic, write_rows
+from flywheel_trainer.data.retention import erased, is_over, latest, receipts
+from flywheel_trainer.data.rows import DATA_FILE, Conversation, prompt_text, read_traffic, texts_of, write_rows
+from flywheel_trainer.data.safety import classifier, unsafe_rows
 from flywheel_trainer.data.split import draw_key, held_out, is_keyed
 from flywheel_trainer.errors import ConfigError, DataError
 
 REPORT: Final = "_report.json"
 """Beside the rows; its name starts with `_`, so readers of the folder pass it by."""
 
+RETENTION: Final = "retention"
+ERASED: Final = "erased"
 EARLIER: Final = "earlierTurn"
 NO_REPLY: Final = "noReply"
 SHARED: Final = "sharedConversation"
@@ -37,6 +44,8 @@ CONSTRAINTS: Final = "constraints"
 OVER_CAP: Final = "overCap"
 
 _METRICS: Final = {
+    RETENTION: Metric.DROPPED_RETENTION,
+    ERASED: Metric.DROPPED_ERASED,
     CONSENT: Metric.DROPPED_CONSENT,
     PRIVACY: Metric.DROPPED_PRIVACY,
     SAFETY: Metric.DROPPED_SAFETY,
@@ -49,6 +58,8 @@ _EVALUATION: Final = {
     Origin.USER: Metric.EVALUATION_PROMPTS_USER,
 }
 _FIXES: Final = {
+    RETENTION: "were past the time that they may be kept",
+    ERASED: "were of users who were erased",
     EARLIER: "were earlier turns of a conversation that is there in full",
     NO_REPLY: "had no reply of the character",
     SHARED: "belonged to several users",
@@ -61,8 +72,6 @@ _FIXES: Final = {
     OVER_CAP: "were over maxConversations",
 }
 
-_SAFETY_BATCH: Final = 1024
-
 
 @dataclass
 class Curation:
@@ -73,8 +82,10 @@ class Curation:
     dropped: Counter[str] = field(default_factory=Counter)
     dropped_of: Counter[tuple[str, Origin]] = field(default_factory=Counter)
     """The same by origin."""
-    entities: Counter[str] = field(default_factory=Counter)
-    """Of those dropped for privacy, the first identifier found."""
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+    """What marks of retention are compared with."""
+    redacted: int | None = None
+    """Conversations in which identifiers were replaced; None where that was not asked for."""
     traffic: Traffic = field(default_factory=dict)
     """What the constraints are measured against, before any filter."""
     counts: dict[str, int] = field(default_factory=dict)
@@ -96,7 +107,8 @@ def run(ctx: StageContext) -> StageOutcome:
     Raises:
         ConfigError: no traffic.
         DataError: a row is wrong, or no rows are left; says how many were dropped for which reason.
-        SpecError: an unknown privacy entity.
+        SpecError: an unknown privacy entity, or an expression that cannot be used.
+        StageError: the safety classifier cannot be reached.
     """
     spec = ctx.spec
     if not isinstance(spec, CurateSpec):
@@ -135,6 +147,18 @@ def _report(ctx: StageContext, counts: dict[str, int], shares: list[Share]) -> N
     """Every count and, where there are constraints, each target beside what was achieved."""
     told = {**counts, **({"constraints": [share.to_json() for share in shares]} if shares else {})}
     (ctx.output("prompts") / REPORT).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+
+
+def _retention(curation: Curation, params: CurateParams, _seed: int) -> None:
+    days = params.retention.max_age_days
+    curation.keep([row for row in curation.rows if not is_over(row, curation.now, days)], RETENTION)
+
+
+def _erased(curation: Curation, _params: CurateParams, _seed: int) -> None:
+    found = receipts(curation.ctx.store, [i.uri for i in curation.ctx.spec.inputs if i.role is Role.TRAFFIC])
+    curation.counts["erasureReceipts"] = len(found)
+    times = latest(found)
+    curation.keep([row for row in curation.rows if not erased(row, times)], ERASED)
 
 
 def _fullest(curation: Curation, _params: CurateParams, _seed: int) -> None:
@@ -178,37 +202,31 @@ def _privacy(curation: Curation, params: CurateParams, _seed: int) -> None:
         return
     from flywheel_trainer.data.privacy import PrivacyFilter  # noqa: PLC0415 -- Presidio takes seconds to import
 
-    identifiers = PrivacyFilter(params.privacy.entities)
-    kept = []
-    for row in curation.rows:
-        found = next(filter(None, (identifiers.found(m["content"]) for m in row.messages)), None)
-        if found is None:
-            kept.append(row)
-        else:
-            curation.entities[found] += 1
-    curation.keep(kept, PRIVACY)
+    names = [character.name for character in curation.ctx.spec.characters]
+    screened = PrivacyFilter(params.privacy, names).screen(curation.rows)
+    curation.keep(screened.rows, PRIVACY)
+    curation.counts |= {f"droppedPrivacy.{entity}": n for entity, n in sorted(screened.dropped.items())}
+    if params.privacy.mode is PrivacyMode.REDACT:
+        curation.redacted = screened.redacted_rows
+        curation.counts["redactedPrivacy"] = screened.redacted_rows
+        curation.counts |= {f"redactedPrivacy.{entity}": n for entity, n in sorted(screened.redacted.items())}
 
 
 def _safety(curation: Curation, params: CurateParams, _seed: int) -> None:
     if not params.safety.enabled:
         return
-    from flywheel_trainer.data.safety import unsafe_probabilities  # noqa: PLC0415 -- so does scikit-learn
-
-    texts = [(number, m["content"]) for number, row in enumerate(curation.rows) for m in row.messages]
-    unsafe: set[int] = set()
-    for start in range(0, len(texts), _SAFETY_BATCH):
-        batch = texts[start : start + _SAFETY_BATCH]
-        scores = unsafe_probabilities([text for _, text in batch])
-        unsafe.update(
-            number for (number, _), score in zip(batch, scores, strict=True) if score >= params.safety.threshold
-        )
-    curation.keep([row for number, row in enumerate(curation.rows) if number not in unsafe], SAFETY)
+    model = next((i.path for i in curation.ctx.inputs(Role.SAFETY)), None)
+    texts = [[text for m in row.messages for text in texts_of(m)] for row in curation.rows]
+    unsafe = unsafe_rows(classifier(params.safety, model), texts, params.safety.threshold)
+    curation.keep([row for row, category in zip(curation.rows, unsafe, strict=True) if category is None], SAFETY)
+    categories = Counter(category for category in unsafe if category is not None)
+    curation.counts |= {f"droppedSafety.{category}": n for category, n in sorted(categories.items())}
 
 
 def _near_duplicates(curation: Curation, params: CurateParams, _seed: int) -> None:
     if not params.near_duplicates.enabled:
         return
-    from flywheel_trainer.data.duplicates import near_duplicates  # noqa: PLC0415 -- and so does datasketch
+    from flywheel_trainer.data.duplicates import near_duplicates  # noqa: PLC0415 -- so does datasketch
 
     repeated = near_duplicates((prompt_text(row) for row in curation.rows), params.near_duplicates.similarity)
     curation.keep([row for row, out in zip(curation.rows, repeated, strict=True) if not out], DUPLICATE)
@@ -262,6 +280,8 @@ def _cap(curation: Curation, params: CurateParams, seed: int) -> None:
 
 
 _STEPS: Final[tuple[tuple[str, Callable[[Curation, CurateParams, int], None]], ...]] = (
+    ("looking for rows whose time is over", _retention),
+    ("looking for users who were erased", _erased),
     ("taking the latest turn of each conversation", _fullest),
     ("cutting conversations to the last reply", _cut_to_reply),
     ("looking for conversations of several users", _belongs_to_one_user),
@@ -302,7 +322,6 @@ def _counts(
         **dict(by_origin("read", read)),
         **{_dropped(reason): n for reason, n in curation.dropped.items()},
         **{f"{_dropped(reason)}{origin.value}": n for (reason, origin), n in curation.dropped_of.items()},
-        **{f"droppedPrivacy.{entity}": n for entity, n in sorted(curation.entities.items())},
         **curation.counts,
         **dict(by_origin("prompts", prompts)),
         **dict(by_origin("evaluation", evaluation)),
@@ -321,6 +340,8 @@ def _metrics(curation: Curation, read: list[Conversation], evaluation: list[Conv
 
     found = {Metric.ROWS_READ: count(len(read)), Metric.ROWS_KEPT: count(len(curation.rows))}
     found |= {metric: count(curation.dropped[r]) for r, metric in _METRICS.items() if r in curation.dropped}
+    if curation.redacted is not None:
+        found[Metric.REDACTED_PRIVACY] = count(curation.redacted)
     for origin, prompts in _EVALUATION.items():
         own, kept = _of(origin, read), _of(origin, curation.rows)
         values = {Metric.ROWS_READ: own, Metric.ROWS_KEPT: kept}

@@ -59,6 +59,8 @@ def _check(item: LocalInput) -> None:
     scores = architecture(item.path).endswith("ForSequenceClassification")
     if item.spec.role is Role.REWARD and not scores:
         raise ModelError(f"input {item.name}: {item.spec.uri} is no reward model; name one that gives a score")
+    if item.spec.role is Role.SAFETY and not scores:
+        raise ModelError(f"input {item.name}: {item.spec.uri} is no text classifier; name one for sequences")
     if item.spec.role in (Role.BASELINE, Role.JUDGE, Role.POOL) and scores:
         raise ModelError(f"input {item.name}: {item.spec.uri} gives scores; name a language model")
 

@@ -1,0 +1,1 @@
+"""Whether a text is safe: one protocol, used by curation and by the gateway alike."""
