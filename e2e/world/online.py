@@ -44,7 +44,8 @@ TEMPLATE: Final[Manifest] = {
     "primaries": ["messagesPerUser"],
     "guardrails": GUARDRAILS,
     "analysis": {"settle": "6s"},
-    "router": {"replicas": 1},
+    # A namespace that goes waits half the longest grace of its pods before it looks again.
+    "router": {"replicas": 1, "drainSeconds": 10},
 }
 
 
@@ -78,6 +79,18 @@ def abtest(name: str, lineage: str, control: str, treatment: str, **spec: Any) -
             **spec,
         },
     }
+
+
+@contextmanager
+def trying(world: World, test: Manifest) -> Iterator[str]:
+    """Makes a test, enters once its users are split, answers its name, and deletes it: its control would serve on."""
+    name = test["metadata"]["name"]
+    world.kubectl.apply(test)
+    try:
+        running(world, name)
+        yield name
+    finally:
+        world.kubectl("delete", "abt", name, "--timeout=120s")
 
 
 def running(world: World, name: str, seconds: float = 240) -> Manifest:

@@ -283,6 +283,12 @@ REWARD_MODEL_MISTAKES = [
 BOTH = "set exactly one of generation, model and service"
 
 ABTEST_MISTAKES = [
+    Mistake(
+        "half of the tables in a database",
+        "spec.analysis",
+        "set exposures and events together",
+        {"analysis": {"exposures": "postgres://analyst@warehouse/chat?table=exposures"}},
+    ),
     Mistake("an arm that is nothing", "spec.control", BOTH, {"control": {"generation": None}}),
     Mistake("an arm that is two things", "spec.control", BOTH, {"control": {"model": "pvc://models/a"}}),
     Mistake(

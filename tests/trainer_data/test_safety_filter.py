@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, set_seed
 
 from flywheel_contract.filters import SafetyParams
+from flywheel_contract.metric_names import Metric
 from flywheel_contract.safety import ClassifierParams, ModerationEndpoint
 from flywheel_contract.stage_result import Reason
 from flywheel_safety.choice import chosen
@@ -71,10 +72,9 @@ def test_categories_and_own_words_are_counted(bench: Workbench) -> None:
         "curate", [bench.input("traffic", bench.data("traffic", rows))], **ONLY_SAFETY, safety={"words": words}
     )
     assert code == 0, result.message
-    counts = {k: n for k, n in bench.manifest(result).counts.items() if k.startswith("droppedSafety")}
-    assert counts == {
-        "droppedSafety": 3, "droppedSafety.violence": 1, "droppedSafety.spoiler": 1, "droppedSafety.selfHarm": 1,
-    }  # fmt: skip
+    counts = {k: n for k, n in bench.manifest(result).counts.items() if k.startswith("droppedSafety.")}
+    assert counts == {"droppedSafety.violence": 1, "droppedSafety.spoiler": 1, "droppedSafety.selfHarm": 1}
+    assert result.metrics[Metric.DROPPED_SAFETY].value == 3
 
 
 def test_an_endpoint_judges_and_its_failures_are_told_apart(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:

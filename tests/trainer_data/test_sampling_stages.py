@@ -12,11 +12,10 @@ from flywheel_contract.metric_names import REPORTED_BY, Metric
 from flywheel_contract.params import SamplingParams
 from flywheel_contract.stage_result import Reason, StageResult
 from flywheel_contract.stages import Stage
-from flywheel_trainer import sampling
+from flywheel_trainer import rewards, sampling
 from flywheel_trainer.data.rows import Conversation, read_preferences, read_traffic
 from flywheel_trainer.models import load_policy, load_tokenizer
 from flywheel_trainer.perplexity import reply_likelihoods
-from flywheel_trainer.rewards import Scorer
 from flywheel_trainer.stages import rejection_sample
 from flywheel_trainer.stages.rejection_sample import Reply
 from tests.trainer_data.endpoint import Answers, endpoint
@@ -86,7 +85,7 @@ def test_the_same_seed_draws_the_same_replies(model_bench: Workbench, sampled: S
 
 @pytest.mark.training
 def test_a_reward_that_is_no_number_fails_the_stage(model_bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Scorer, "_forward", lambda self, rows: np.full(len(rows), np.nan))
+    monkeypatch.setattr(rewards, "_forward", lambda _model, _pad, rows: np.full(len(rows), np.nan))
     prompts = model_bench.input("prompts", model_bench.data("few", tiny_data.traffic(4)))
     code, result = model_bench.run("rejection-sample", [prompts, *models(model_bench)], **SHORT, samplesPerPrompt=2)
     assert (code, result.reason) == (70, Reason.NOT_FINITE)

@@ -166,8 +166,10 @@ def test_border_cases_of_the_guard(user: float, internal: float, stopped_by: set
     ],
 )
 def test_what_an_evaluation_asks_for_has_gates_of_its_own(metric: Metric, value: float, stopped_by: str) -> None:
-    asks = EvaluationSpec.model_validate({"judge": {}, "benchmarks": {"tasks": ["sums"], "tolerance": 0.03}})
-    rules = generation_gates(asks, pairwise=True)
+    asks = EvaluationSpec.model_validate(
+        {"judge": {}, "benchmarks": {"tasks": ["sums"], "tolerance": 0.03}, "pairwise": {"rewardModel": "rm-2"}}
+    )
+    rules = generation_gates(asks)
     whole = HEALTHY | {
         Metric.PAIRWISE_WIN_RATE: measured(0.6, 0.55, 0.65),
         Metric.PAIRWISE_DISAGREEMENT: measured(0.3),

@@ -43,9 +43,13 @@ PAIRWISE_GATES: Final = (
 """Added where a pairwise reward model judges."""
 
 
-def generation_gates(evaluation: EvaluationSpec, *, pairwise: bool = False) -> list[GateRule]:
+def generation_gates(evaluation: EvaluationSpec) -> list[GateRule]:
     """The default gates of a Generation with this evaluation."""
-    found = [*GENERATION_GATES, *(PAIRWISE_GATES if pairwise else ()), *(JUDGE_GATES if evaluation.judge else ())]
+    found = [
+        *GENERATION_GATES,
+        *(PAIRWISE_GATES if evaluation.pairwise else ()),
+        *(JUDGE_GATES if evaluation.judge else ()),
+    ]
     if evaluation.benchmarks is not None:
         limit = -evaluation.benchmarks.tolerance
         found.append(GateRule(name="benchmarks", metric=Metric.BENCHMARK_CHANGE, min=limit, compare="Estimate"))

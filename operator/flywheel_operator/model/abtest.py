@@ -72,6 +72,14 @@ class RouterSpec(Record):
 class AnalysisJobSpec(Record):
     """Where the analysis reads, and how its Jobs run."""
 
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            cel(
+                "has(self.exposures) == has(self.events)",
+                "set exposures and events together: all tables are files, or all are of one database",
+            )
+        )
+    )
     exposures: ShortText | None = Field(
         None, description="File, folder or table URL of the exposures, instead of the gateways' log."
     )

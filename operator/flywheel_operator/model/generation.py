@@ -99,7 +99,7 @@ class DataSpec(Record):
     """What the generation learns from."""
 
     traffic: list[DataSource] = Field(
-        min_length=1, max_length=6, description="Captured conversations.", json_schema_extra=list_map("name")
+        min_length=1, max_length=5, description="Captured conversations.", json_schema_extra=list_map("name")
     )
     preferences: list[DataSource] = Field(
         default_factory=list,
@@ -236,9 +236,11 @@ class EvaluationSpec(EvaluateParams):
             ),
         )
     )
+
     pairwise: PairwiseRef | None = Field(
         None, description="A pairwise reward model that judges too; two views of one policy show reward hacking."
     )
+
     general: SafeUri | None = Field(
         None,
         description="General conversations on which the perplexity must not rise; default: the human replies of "

@@ -49,7 +49,12 @@ class TextClassifier(Classifier):
             )
         room = getattr(config, "max_position_embeddings", None) or _LONGEST
         self._longest = min(_LONGEST, room, self._tokenizer.model_max_length)
-        self.name = f"{folder.name}/{architecture(folder)}"
+        self._name = f"{folder.name}/{architecture(folder)}"
+
+    @property
+    def name(self) -> str:
+        """The folder and the kind of model in it."""
+        return self._name
 
     def score(self, texts: Sequence[str]) -> list[Scores]:
         """One probability per harmful label and text: softmax where the model chooses one label, else sigmoid."""
