@@ -168,11 +168,12 @@ def test_where_too_much_is_named_what_counts_is_looked_at() -> None:
     spec = GenerationSpec.model_validate(
         generation_spec(
             data={
-                "traffic": [{"name": f"t{i}", **origins[0]} for i in range(6)],
+                "traffic": [{"name": f"t{i}", **origins[0]} for i in range(5)],
                 "preferences": [{"name": f"p{i}", **origins[0]} for i in range(4)],
                 "sft": [{"name": f"s{i}", "uri": "pvc://data/x"} for i in range(4)],
             },
             evaluation={"general": "pvc://data/g", "judgeModel": "pvc://m/j", "benchmarkTasks": "pvc://data/b"},
+            curation={"diversity": {"embeddingModel": "pvc://m/e"}},
             dryRun={},
         )
     )
