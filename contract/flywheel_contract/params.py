@@ -356,4 +356,7 @@ class EvaluateParams(SamplingParams):
 
 
 class ResolveParams(Record):
-    """Resolving has nothing to set."""
+    """Resolving answers digests and, for a dry run, sizes."""
+
+    count: bool = Field(False, description="Read the rows and count them, their tokens and the models' parameters.")
+    max_tokens: int = Field(1024, ge=8, le=1_048_576, description="A row counts for at most so many tokens.")

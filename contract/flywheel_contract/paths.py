@@ -12,5 +12,11 @@ SERVER_PORT: Final = 8000
 """The model server's OpenAI-compatible API."""
 TERMINATION_LOG: Final = "/dev/termination-log"
 """The StageResult is written here; FLYWHEEL_TERMINATION_LOG names another file."""
+RENDEZVOUS_PORT: Final = 29500
+"""Where the first pod of a stage on several nodes waits for the others (torchrun's usual port)."""
+NODES_VARIABLE: Final = "FLYWHEEL_NODES"
+"""How many pods share the stage; left out, one. Which of them this is stands in JOB_COMPLETION_INDEX."""
+MASTER_VARIABLE: Final = "FLYWHEEL_MASTER_ADDRESS"
+"""The DNS name of the first of them."""
 REPORT_TO: Final = "FLYWHEEL_REPORT_TO"
 """Environment variable with the experiment trackers of training stages, by comma: WandB, MLflow, TensorBoard."""

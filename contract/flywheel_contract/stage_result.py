@@ -4,7 +4,7 @@ import base64
 import json
 import zlib
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
@@ -54,6 +54,13 @@ def _short(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.6g}")
 
 
+class Size(NamedTuple):
+    """How large an input is: `[rows, tokens]` of data, `[0, parameters]` of a model. As a list it stays short."""
+
+    rows: Annotated[int, Field(ge=0, le=2**53)]
+    amount: Annotated[int, Field(ge=0, le=2**53)]
+
+
 class StageResult(Record):
     """The outcome of a stage. All that does not fit stands in the manifest.
 
@@ -69,6 +76,11 @@ class StageResult(Record):
     manifest_digest: Digest | None = None
     outputs: dict[Name, Digest] = Field(default_factory=dict, max_length=MAX_INPUTS)
     metrics: dict[Metric, Measurement] = Field(default_factory=dict)
+    sizes: list[Size] = Field(
+        default_factory=list,
+        max_length=MAX_INPUTS,
+        description="Of `resolve` in a dry run, in the order of its inputs.",
+    )
     reused: bool = Field(False, description="A manifest was there already; nothing was done again.")
 
     @model_validator(mode="after")
@@ -76,6 +88,8 @@ class StageResult(Record):
         strange = [m.value for m in self.metrics if m not in REPORTED_BY[self.stage]]
         if self.stage is not Stage.RESOLVE:
             strange += [name for name in self.outputs if name not in OUTPUTS[self.stage]]
+        if self.sizes and (self.stage is not Stage.RESOLVE or self.manifest_uri is not None):
+            raise ValueError("only resolve, which leaves no manifest, tells sizes")
         if strange:
             raise ValueError(f"stage {self.stage.value} does not report {', '.join(strange)}")
         return self

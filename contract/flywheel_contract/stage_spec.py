@@ -80,6 +80,7 @@ class _StageSpec(Record):
     style: StyleParams = Field(default_factory=StyleParams, description="Artefacts that reports of replies look for.")
     seed: int = Field(0, ge=0, lt=2**31)
     resume: bool = Field(True, description="Go on from a checkpoint of an earlier attempt where there is one.")
+    rerun: int = Field(0, ge=0, description="How often it was asked to run anew; each time it leaves its own results.")
 
     @model_validator(mode="after")
     def _unique_inputs(self) -> Self:
@@ -141,10 +142,13 @@ def inputs_digest(spec: StageSpec) -> Digest:
 
     Where things lie (URIs, owner, artifact root) does not count, what they are (digests, roles, origins, weights) does,
     so a moved bucket or a renamed Generation gives the same digest. To `resolve` alone, where things lie is the input.
+    A stage that was asked to run anew counts as another one: it neither finds nor overwrites what it left before.
     """
     where = set() if spec.stage is Stage.RESOLVE else {"uri"}
+    anew = {"rerun": spec.rerun} if spec.rerun else {}
     return digest_of(
         {
+            **anew,
             "apiVersion": spec.api_version,
             "stage": spec.stage.value,
             "seed": spec.seed,

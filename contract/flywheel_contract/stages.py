@@ -18,6 +18,10 @@ class Stage(StrEnum):
     EVALUATE = "evaluate"
 
 
+DISTRIBUTED: Final = (Stage.REWARD_MODEL, Stage.SFT, Stage.DPO, Stage.RL)
+"""The stages that know how to share their work among several processes, and several nodes."""
+
+
 class Origin(StrEnum):
     """Where traffic comes from; the two are kept apart everywhere."""
 

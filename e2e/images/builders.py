@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from e2e.cluster import debian
 from e2e.cluster.errors import CannotRunError, ClusterError
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from e2e.images.recipes import Recipe
 
     Say = Callable[[str], None]
+
+_RUNC_BUSY: Final = "sealing memfd copy: Device or resource busy"
 
 
 class Builder(Protocol):
@@ -181,7 +183,18 @@ def _checked(command: Sequence[str]) -> str:
 
 
 def _watched(command: Sequence[str], say: Say) -> str:
-    """Run a long build: say each step as it begins, keep the rest for the case that it fails."""
+    """Run a long build, once more where runc could not start a step: it may when several builds run at once."""
+    try:
+        return _followed(command, say)
+    except ClusterError as error:
+        if _RUNC_BUSY not in str(error):
+            raise
+        say("  runc was busy; once more")
+        return _followed(command, say)
+
+
+def _followed(command: Sequence[str], say: Say) -> str:
+    """Run a build: say each step as it begins, keep the rest for the case that it fails."""
     lines: list[str] = []
     with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as build:
         assert build.stdout is not None

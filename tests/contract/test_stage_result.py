@@ -21,6 +21,7 @@ from flywheel_contract.stage_result import (
     TERMINATION_MESSAGE_BYTES,
     USER_MISTAKES,
     Reason,
+    Size,
     StageResult,
 )
 from flywheel_contract.stage_spec import MAX_INPUTS
@@ -51,6 +52,21 @@ def largest(stage: Stage, number: float, character: str, metrics: tuple[Metric, 
         metrics={m: Measurement(value=number, low=number, high=number, n=2**53) for m in metrics},
         reused=True,
     )
+
+
+def test_the_largest_result_of_a_dry_run_fits() -> None:
+    result = largest(Stage.RESOLVE, 0.0, "a", ()).model_copy(
+        update={"manifest_uri": None, "manifest_digest": None, "sizes": [Size(2**53, 2**53)] * MAX_INPUTS}
+    )
+    text = result.to_termination_message()
+    assert len(text.encode()) <= TERMINATION_MESSAGE_BYTES
+    assert StageResult.from_termination_message(text).sizes == result.sizes
+
+
+@pytest.mark.parametrize("stage", [Stage.SFT, Stage.RESOLVE])
+def test_no_stage_with_a_manifest_tells_sizes(stage: Stage) -> None:
+    with pytest.raises(ValidationError, match="only resolve, which leaves no manifest, tells sizes"):
+        StageResult(stage=stage, reason=Reason.SUCCEEDED, manifest_uri="s3://b/m", sizes=[Size(1, 2)])
 
 
 @pytest.mark.parametrize(("stage", "metrics"), CASES)
@@ -122,7 +138,7 @@ def test_a_message_alone_is_never_cut_too_far(message: str) -> None:
 
 def test_what_cannot_fit_is_an_error() -> None:
     outputs = {f"{i:02}".ljust(63, "x"): digest_of(i) for i in range(60)}
-    result = largest(Stage.RESOLVE, 0.0, "a").model_copy(update={"outputs": outputs})
+    result = largest(Stage.RESOLVE, 0.0, "a", ()).model_copy(update={"outputs": outputs})
     with pytest.raises(ValueError, match="without its message"):
         result.to_termination_message()
 

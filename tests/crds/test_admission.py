@@ -75,6 +75,48 @@ GENERATION_MISTAKES = [
         {"data": {"traffic": [LOG | {"dates": {"first": "2026-02-30", "last": "2026-03-02"}}]}},
     ),
     Mistake("no recipe", "spec.recipe", "Required", {"recipe": None}),
+    Mistake(
+        "several nodes and a bucket",
+        "spec.artifacts.uri",
+        "name a pvc:// claim with ReadWriteMany",
+        {"runtime": {"nodes": 2}, "artifacts": {"uri": "s3://bucket/runs"}},
+    ),
+    Mistake(
+        "a stage on several nodes and a bucket",
+        "spec.artifacts.uri",
+        "name a pvc:// claim with ReadWriteMany",
+        {"runtime": {"stages": [{"stage": "sft", "nodes": 2}]}, "artifacts": {"uri": "s3://bucket/runs"}},
+    ),
+    Mistake(
+        "a stage that cannot share its work",
+        "spec.runtime.stages[0].nodes",
+        "only these stages share their work among nodes: reward-model, sft, dpo, rl",
+        {"runtime": {"stages": [{"stage": "curate", "nodes": 2}]}},
+    ),
+    Mistake(
+        "a volume over ours",
+        "spec.runtime.podTemplate.volumes[0].mountPath",
+        "mount it somewhere else",
+        {"runtime": {"podTemplate": {"volumes": [{"name": "a", "mountPath": "/mnt/claims/a", "claim": "a"}]}}},
+    ),
+    Mistake(
+        "a volume of two kinds",
+        "spec.runtime.podTemplate.volumes[0]",
+        "set exactly one of claim, configMap, secret and emptyDir",
+        {"runtime": {"podTemplate": {"volumes": [{"name": "a", "mountPath": "/a", "claim": "a", "secret": "b"}]}}},
+    ),
+    Mistake(
+        "a volume outside of any folder",
+        "spec.runtime.podTemplate.volumes[0].mountPath",
+        "should match",
+        {"runtime": {"podTemplate": {"volumes": [{"name": "a", "mountPath": "a/../b", "claim": "a"}]}}},
+    ),
+    Mistake(
+        "a utilization of nothing",
+        "spec.dryRun.trainingUtilization",
+        "greater than 0",
+        {"dryRun": {"trainingUtilization": 0}},
+    ),
     Mistake("empty recipe", "spec.recipe", "set at least one of sft, dpo and rl", {"recipe": SFT_ONLY | {"sft": None}}),
     Mistake(
         "recipe that only samples",

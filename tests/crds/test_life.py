@@ -28,6 +28,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "rewards": {"rewards": [{"rewardModel": "luna-likes", "weight": 2}]},
     "recipe": {"recipe": {"rl": None}},
     "evaluation": {"evaluation": {"temperature": 1}},
+    "dryRun": {"dryRun": {}},
     "style": {"style": {"patterns": [{"name": "sigh", "pattern": "sigh"}]}},
     "gates": {"gates": {"defaults": "Disabled"}},
     "serving": {"serving": {"replicas": 2}},

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from e2e.cluster.errors import CannotRunError, ClusterError
-from e2e.images import base, recipes, surroundings, targets
+from e2e.images import base, builders, recipes, surroundings, targets
 
 DOCKERFILE = """
 # syntax comment
@@ -128,3 +128,18 @@ def test_a_context_without_a_way_for_images_gets_one_clear_sentence(monkeypatch:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(CannotRunError, match="kind is not on PATH"):
         targets.Foreign("kind-dev", "", print).up()
+
+
+def test_a_build_that_runc_could_not_start_is_tried_once_more(tmp_path: Path) -> None:
+    said: list[str] = []
+    first = tmp_path / "first"
+    script = f"if [ -e {first} ]; then echo built; else touch {first}; echo '{builders._RUNC_BUSY}'; exit 1; fi"
+    assert builders._watched(["sh", "-c", script], said.append) == "built"
+    assert said == ["  runc was busy; once more"]
+
+
+def test_a_build_that_fails_for_another_reason_is_not(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    with pytest.raises(ClusterError, match="no space"):
+        builders._watched(["sh", "-c", f"echo run >> {runs}; echo no space; exit 1"], lambda _: None)
+    assert runs.read_text().splitlines() == ["run"]

@@ -88,10 +88,10 @@ def job_manifest(owner: Raw, name: str, *, suspend: bool = False, labels: Raw | 
     }
 
 
-def job_raw(*conditions: Raw, suspend: bool = False, **metadata: Any) -> Raw:  # noqa: ANN401
+def job_raw(*conditions: Raw, suspend: bool = False, nodes: int = 1, **metadata: Any) -> Raw:  # noqa: ANN401
     return {
         "metadata": {"name": "g1-sft-1", "uid": "job", "namespace": "ns", **metadata},
-        "spec": {"suspend": suspend},
+        "spec": {"suspend": suspend, **({"completions": nodes} if nodes > 1 else {})},
         "status": {"conditions": list(conditions)} if conditions else {},
     }
 
@@ -123,5 +123,6 @@ def condition(kind: str, status: str = "True", reason: str = "", message: str = 
     return {"type": kind, "status": status, "reason": reason, "message": message}
 
 
-def ended(code: int, message: str = "", reason: str = "Error") -> Raw:
-    return {"terminated": {"exitCode": code, "reason": reason, "message": message}}
+def ended(code: int, message: str = "", reason: str = "Error", at: str | None = None) -> Raw:
+    times = {} if at is None else {"finishedAt": at}
+    return {"terminated": {"exitCode": code, "reason": reason, "message": message, **times}}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flywheel_operator.kube.jobs import job_view, latest_pod
+from flywheel_operator.kube.jobs import job_view, telling_pod
 from flywheel_operator.kube.servers import server_view
 from flywheel_operator.model.observed import JobState
 from tests.operator.kube_objects import condition, ended, job_raw, pod_raw, result_text
@@ -123,11 +123,11 @@ def test_what_broke(job, pods, fault, disrupted, code):  # noqa: ANN001, ANN201
     assert (view.result is not None) == any("apiVersion" in str(pod["status"]) for pod in pods)
 
 
-def test_the_latest_pod_of_this_job_counts() -> None:
+def test_the_telling_pod_of_this_job_counts() -> None:
     old = pod_raw("Failed", ended(1), name="pod-z")
     new = pod_raw("Running", {"running": {}}, created="2026-01-01T00:00:05Z", name="pod-b")
     other = pod_raw("Failed", created="2026-02-01T00:00:00Z", owner="a former job of this name")
-    assert latest_pod(job_raw(), [new, old, other]) is new
+    assert telling_pod(job_raw(), [new, old, other]) is new
     assert job_view(job_raw(), [old, new, other]).state is JobState.RUNNING
 
 
@@ -204,3 +204,98 @@ CRASHED = {
 )
 def test_why_a_server_is_not_ready(conditions, pods, message):  # noqa: ANN001, ANN201
     assert server_view(deployment(*conditions), pods).message == message
+
+
+# ------------------------------------------------------------------ several nodes: one view of many pods
+
+
+def at(second: int) -> str:
+    return f"2026-01-01T00:00:{second:02}Z"
+
+
+def of_two(index: int, phase: str, state: dict | None = None, **more: object) -> dict:
+    annotations = {"batch.kubernetes.io/job-completion-index": str(index)}
+    return pod_raw(phase, state, name=f"pod-{index}", annotations=annotations, **more)  # type: ignore[arg-type]
+
+
+RUNS = {"running": {}}
+POLICY = condition(
+    "Failed",
+    reason="PodFailurePolicy",
+    message="Pod ns/g1-sft-1-1 has condition DisruptionTarget matching FailJob rule at index 0",
+)
+LOST = condition("DisruptionTarget", reason="DeletionByTaintManager") | {"lastTransitionTime": at(3)}
+BAD_DATA = result_text(reason="InvalidData", message="line 3: no user id")
+
+
+@pytest.mark.parametrize(
+    ("job", "pods", "expected"),
+    [
+        # (state, waiting, fault, disrupted, exit code)
+        ((), [of_two(0, "Running", RUNS)], (JobState.PENDING, "", "", False, None)),
+        ((), [of_two(0, "Running", RUNS), of_two(1, "Running", RUNS)], (JobState.RUNNING, "", "", False, None)),
+        (
+            (),
+            [of_two(0, "Running", RUNS), of_two(1, "Pending", conditions=(UNSCHEDULABLE,))],
+            (JobState.PENDING, UNSCHEDULABLE["message"], "", False, None),
+        ),
+        # The first was cut off by the second's mistake, a second later.
+        (
+            (FAILED,),
+            [of_two(0, "Failed", ended(1, at=at(5))), of_two(1, "Failed", ended(65, BAD_DATA, at=at(4)))],
+            (JobState.FAILED, "", "", False, 65),
+        ),
+        # Within one second: who ended on purpose tells more.
+        (
+            (FAILED,),
+            [of_two(0, "Failed", ended(137, at=at(4))), of_two(1, "Failed", ended(65, BAD_DATA, at=at(4)))],
+            (JobState.FAILED, "", "", False, 65),
+        ),
+        (
+            (FAILED,),
+            [of_two(0, "Failed", ended(1, at=at(9))), of_two(1, "Failed", ended(137, reason="OOMKilled", at=at(2)))],
+            (JobState.FAILED, "", "OOMKilled", False, 137),
+        ),
+        # Taken away before the others failed for want of it.
+        (
+            (POLICY,),
+            [of_two(0, "Failed", ended(1, at=at(4))), of_two(1, "Failed", ended(143, at=at(5)), conditions=(LOST,))],
+            (JobState.FAILED, "", "DeletionByTaintManager", True, 143),
+        ),
+        # The pod itself is gone: the Job still says why it ended.
+        ((POLICY,), [], (JobState.FAILED, "", "DisruptionTarget", True, None)),
+        ((POLICY,), [of_two(0, "Failed", ended(1, at=at(4)))], (JobState.FAILED, "", "DisruptionTarget", True, 1)),
+        ((FAILED,), [], (JobState.FAILED, "", "PodLost", False, None)),
+        ((FAILED,), [of_two(1, "Failed", reason="Evicted")], (JobState.FAILED, "", "Evicted", False, None)),
+        # The Job controller takes the others away: that is no disruption.
+        (
+            (FAILED,),
+            [
+                of_two(0, "Failed", ended(143, at=at(6)), deletionTimestamp=at(5)),
+                of_two(1, "Failed", ended(1, result_text(reason="Fault"), at=at(4))),
+            ],
+            (JobState.FAILED, "", "", False, 1),
+        ),
+        (
+            (COMPLETE,),
+            [
+                of_two(1, "Succeeded", ended(0, result_text(), "Completed")),
+                of_two(0, "Succeeded", ended(0, result_text(), "Completed")),
+            ],
+            (JobState.SUCCEEDED, "", "", False, 0),
+        ),
+    ],
+)
+def test_a_job_on_several_nodes_is_seen_as_a_whole(job: tuple, pods: list, expected: tuple) -> None:
+    view = job_view(job_raw(*job, nodes=2), pods)
+    assert (view.state, view.waiting, view.fault, view.disrupted, view.exit_code) == expected
+    assert (view.uid, view.nodes) == ("job", 2)
+
+
+def test_the_first_pod_reports_what_came_out() -> None:
+    uri = "pvc://artifacts/runs/manifest.json"
+    first = of_two(0, "Succeeded", ended(0, result_text(manifest_uri=uri), "Completed"))
+    second = of_two(1, "Succeeded", ended(0, result_text(), "Completed"), created="2026-01-01T00:00:09Z")
+    view = job_view(job_raw(COMPLETE, nodes=2), [first, second])
+    assert view.result is not None
+    assert view.result.manifest_uri == uri

@@ -2,6 +2,7 @@
 
 # ruff: noqa: ANN401 -- fixtures that are functions
 
+import dataclasses
 import json
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
@@ -18,9 +19,11 @@ from flywheel_operator.kube.observe import Observer
 from flywheel_operator.kube.progress import Scraper
 from flywheel_operator.kube.resources import GENERATION, JOB, POD, Raw
 from flywheel_operator.manifests.server import public_service
+from flywheel_operator.manifests.stage import StageOwner, peers
 from flywheel_operator.model.names import snapshot_name
 from flywheel_operator.model.observed import JobState, JobView, ObservedGeneration, Settings
 from flywheel_operator.model.production import ProductionRecord
+from flywheel_operator.plan.stage_specs import resolve_generation
 from tests.operator.kube_objects import condition, ended, generation_raw, job_manifest, result_text, reward_model_raw
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -260,7 +263,9 @@ async def test_jobs_as_the_cluster_words_them(
     expected: JobView,
 ) -> None:
     await run_by_hand(api, namespace, raw, kubectl, pod, job)
-    assert (await look(raw)).jobs == {"j": expected}
+    [view] = (await look(raw)).jobs.values()
+    assert dataclasses.replace(view, uid="") == expected
+    assert view.uid
 
 
 async def run_by_hand(api: Api, namespace: str, raw: Raw, kubectl: Any, pod: Raw, job: list[Raw] | None) -> None:
@@ -319,6 +324,19 @@ async def test_only_running_stages_are_asked_how_far_they_are(
     view = (await look(raw)).jobs["j"]
     assert (view.state, view.progress) == (JobState.SUSPENDED, None)
     assert scraper.asked == []
+
+
+async def test_pods_on_several_nodes_are_named_by_a_service_of_their_job(api: Api, raw: Raw, look: Any) -> None:
+    manifest = job_manifest(raw, "j")
+    several = {"completionMode": "Indexed", "completions": 2, "parallelism": 2}
+    manifest["spec"] |= several
+    await api.create(manifest)
+    view = (await look(raw)).jobs["j"]
+    assert (view.nodes, view.peers) == (2, False)
+    generation = (await look(raw)).generation
+    owner = StageOwner("Generation", generation.metadata, "luna", generation.spec.runtime, "trainer:1")
+    await api.create(peers(owner, resolve_generation("g1", generation.spec), "j", view.uid))
+    assert (await look(raw)).jobs["j"].peers
 
 
 async def test_jobs_of_a_former_namesake_are_left_out(api: Api, raw: Raw, look: Any) -> None:

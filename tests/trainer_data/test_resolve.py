@@ -7,10 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from e2e import tiny_data
 from flywheel_contract.stage_result import Reason
+from flywheel_contract.stage_spec import Character
+from flywheel_trainer import counting
 from flywheel_trainer.artifacts import digest_folder
+from flywheel_trainer.data.rows import Conversation
+from flywheel_trainer.errors import ModelError
+from flywheel_trainer.models import load_tokenizer, read_policy
+from flywheel_trainer.prompts import render, token_ids, with_character
 from tests.trainer_data.workbench import Workbench
 
 
@@ -121,6 +128,74 @@ def test_resolving_needs_no_torch() -> None:
     code = "import sys, flywheel_trainer.runner, flywheel_trainer.stages.resolve; print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())
     assert found.stdout.strip() == "False"
+
+
+def sizes(bench: Workbench, *inputs: dict[str, Any], **params: int) -> tuple[int, Any]:
+    code, result = bench.run("resolve", list(inputs), count=True, **params)
+    return code, result.sizes or result.message
+
+
+def test_a_dry_run_counts_rows_tokens_and_parameters_in_the_order_of_the_inputs(model_bench: Workbench) -> None:
+    rows = tiny_data.traffic(30)
+    traffic = unresolved(model_bench, "traffic", model_bench.data("counted", rows), "traffic-a")
+    pairs = unresolved(model_bench, "preferences", model_bench.data("pairs", tiny_data.preferences(20)), "pairs")
+    general = unresolved(
+        model_bench,
+        "general",
+        model_bench.data("general", [{"messages": row["messages"]} for row in rows[:3]]),
+        "general",
+    )
+    parent = unresolved(model_bench, "policy", "pvc://lab/models/one", "parent")
+    code, found = sizes(model_bench, traffic, pairs, general, parent, maxTokens=4096)
+    assert code == 0, found
+    tokenizer = load_tokenizer(model_bench.claim / "models" / "one")
+    written = [
+        Conversation.model_validate({"origin": "User", **json.loads(line)}).messages
+        for line in (model_bench.claim / "data" / "counted" / "data.jsonl").read_text().splitlines()
+    ]
+    character = Character(name=tiny_data.CHARACTER, system_prompt=tiny_data.SYSTEM_PROMPT)
+    told = [with_character(messages, tiny_data.CHARACTER, [character]) for messages in written]
+    assert found[0] == (30, sum(len(token_ids(tokenizer, render(tokenizer, messages))) for messages in told))
+    assert found[1][0] == 20
+    assert found[2][0] == 3
+    model = read_policy(model_bench.claim / "models" / "one", torch.float32)
+    assert found[3] == (0, sum(p.numel() for p in model.parameters()))
+    _, cut = sizes(model_bench, traffic, parent, maxTokens=8)
+    assert cut[0] == (30, 8 * 30), "a row counts for no more than a stage would take"
+
+
+def test_of_many_rows_a_sample_counts_for_the_whole(model_bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counting, "SAMPLE", 10)
+    traffic = unresolved(model_bench, "traffic", model_bench.data("many", tiny_data.traffic(40)), "traffic-a")
+    parent = unresolved(model_bench, "policy", "pvc://lab/models/one", "parent")
+    _, found = sizes(model_bench, traffic, parent, maxTokens=8)
+    assert found[0] == (40, 320)
+
+
+def test_a_dry_run_refuses_rows_that_a_stage_would_refuse_later(model_bench: Workbench) -> None:
+    model_bench.data("broken", tiny_data.traffic(2))
+    file = model_bench.claim / "data" / "broken" / "data.jsonl"
+    file.write_text(file.read_text() + '{"messages": 7}\n')
+    traffic = unresolved(model_bench, "traffic", "pvc://lab/data/broken", "traffic-a")
+    parent = unresolved(model_bench, "policy", "pvc://lab/models/one", "parent")
+    code, said = sizes(model_bench, traffic, parent)
+    assert code == 65
+    assert f"{file}, line 3" in said
+
+
+def test_a_dry_run_without_a_parent_cannot_count(model_bench: Workbench) -> None:
+    traffic = unresolved(model_bench, "traffic", model_bench.data("alone", tiny_data.traffic(2)), "traffic-a")
+    assert sizes(model_bench, traffic) == (
+        78,
+        "a dry run counts with the parent's tokenizer, and no parent was given to resolve",
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"\x08\0\0\0\0\0\0\0", b"\xff" * 64, b"\x02\0\0\0\0\0\0\0[]"])
+def test_weights_that_are_cut_short_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match="is no safetensors file, or was cut short: copy it whole"):
+        counting.parameters(tmp_path)
 
 
 def test_a_folder_that_makes_no_embeddings_is_refused_at_once(bench: Workbench) -> None:

@@ -1,6 +1,7 @@
 """The builders: what Pod Security `restricted` demands, names that fit, nothing of the user's handed on."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flywheel_contract.exit_codes import USER_MISTAKES
-from flywheel_contract.stage_spec import Input, SftSpec, StageSpec
+from flywheel_contract.stage_spec import CurateSpec, Input, SftSpec, StageSpec
 from flywheel_contract.stages import Role, Stage
 from flywheel_operator.manifests.common import labels, resources, volumes
 from flywheel_operator.manifests.server import DRAIN_PAUSE_SECONDS, public_service, server
 from flywheel_operator.manifests.snapshot import snapshot_config_map
-from flywheel_operator.manifests.stage import StageOwner, config_map, config_map_name, job, job_name
-from flywheel_operator.model.common import Resources, Runtime
+from flywheel_operator.manifests.stage import StageOwner, config_map, config_map_name, job, job_name, peers, peers_name
+from flywheel_operator.model.common import MAX_NODES, Resources, Runtime
 from flywheel_operator.model.names import ANNOTATION_PRODUCTION, bounded_name, server_name, snapshot_name
 from flywheel_operator.model.objects import Metadata
 from flywheel_operator.model.production import ProductionRecord
@@ -38,6 +39,20 @@ FULL_RUNTIME: dict[str, Any] = {
     "resources": {"requests": {"cpu": 4}, "limits": {"memory": "8Gi"}},
 }
 
+TEMPLATE: dict[str, Any] = {
+    "labels": {"team": "chat", "app.kubernetes.io/managed-by": "me"},
+    "annotations": {"cost-centre": "42"},
+    "nodeSelector": {"zone": "a"},
+    "tolerations": [{"key": "spot", "operator": "Exists"}],
+    "volumes": [
+        {"name": "ca", "mountPath": "/etc/ca", "configMap": "ca"},
+        {"name": "keys", "mountPath": "/var/keys", "secret": "keys"},
+        {"name": "corpus", "mountPath": "/corpus", "claim": "corpus"},
+        {"name": "cache", "mountPath": "/cache", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},
+    ],
+    "runtimeClassName": "nvidia",
+}
+
 
 def owner(runtime: dict[str, Any] | None = None, name: str = "gen-1", lineage: str | None = "luna") -> StageOwner:
     metadata = Metadata(name=name, namespace="lab", uid="uid-1", labels=USERS, annotations=USERS)
@@ -57,7 +72,7 @@ def deployment(runtime: dict[str, Any] | None = None, uri: str = "pvc://artifact
 
 
 def pods() -> Iterator[Any]:
-    for runtime in ({}, FULL_RUNTIME, FULL_RUNTIME | {"gpus": 4}):
+    for runtime in ({}, FULL_RUNTIME, FULL_RUNTIME | {"gpus": 4}, {"nodes": 2, "podTemplate": TEMPLATE}):
         yield job(owner(runtime), spec("pvc://data/a", "pvc://artifacts/b"), 1)["spec"]["template"]["spec"]
         yield deployment(runtime)["spec"]["template"]["spec"]
 
@@ -85,7 +100,7 @@ def test_every_pod_passes_pod_security_restricted(pod: dict[str, Any]) -> None:
         assert "privileged" not in context
         assert context["readOnlyRootFilesystem"] is True
         assert all("hostPort" not in port for port in container["ports"])
-    allowed = {"configMap", "emptyDir", "persistentVolumeClaim", "name"}
+    allowed = {"configMap", "emptyDir", "persistentVolumeClaim", "secret", "name"}
     assert all(set(volume) <= allowed for volume in pod["volumes"])
     mounted = {m["name"] for c in pod["containers"] for m in c["volumeMounts"]}
     assert mounted == {v["name"] for v in pod["volumes"]}
@@ -263,3 +278,79 @@ def test_names_of_different_attempts_stages_and_owners_differ(one: str, two: str
 def test_a_long_name_is_cut_but_never_ends_in_a_dash() -> None:
     assert bounded_name("a" * 53 + "-b", unique="x") == bounded_name("a" * 53, unique="x")
     assert len(server_name("g" * 63)) == 63
+
+
+# ------------------------------------------------------------------ several nodes, and what a user adds to the pods
+
+
+def test_a_stage_on_several_nodes_is_one_job_whose_pods_find_each_other_and_end_together() -> None:
+    mine = owner({"nodes": 3, "queueName": "gpu"})
+    built = job(mine, spec(), 1)
+    name = built["metadata"]["name"]
+    assert {key: built["spec"][key] for key in ("completionMode", "completions", "parallelism", "backoffLimit")} == {
+        "completionMode": "Indexed", "completions": 3, "parallelism": 3, "backoffLimit": 0,
+    }  # fmt: skip
+    lost, mistake = built["spec"]["podFailurePolicy"]["rules"]
+    assert (lost["action"], mistake["action"]) == ("FailJob", "FailJob")
+    pod = built["spec"]["template"]["spec"]
+    assert pod["subdomain"] == peers_name(name)
+    told = {e["name"]: e["value"] for e in pod["containers"][0]["env"]}
+    assert told["FLYWHEEL_NODES"] == "3"
+    assert told["FLYWHEEL_MASTER_ADDRESS"] == f"{name}-0.{peers_name(name)}.lab.svc"
+    service = peers(mine, spec(), name, "uid-job")
+    assert service["metadata"]["ownerReferences"] == [
+        {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": "uid-job"}
+    ]
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["publishNotReadyAddresses"] is True
+    assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": name}
+
+
+def test_a_stage_that_cannot_share_its_work_has_one_pod() -> None:
+    curate = CurateSpec(owner="gen-1", group="luna", artifacts="pvc://artifacts/runs")
+    built = job(owner({"nodes": 3}), curate, 1)["spec"]
+    assert "completions" not in built
+    assert "subdomain" not in built["template"]["spec"]
+    single = job(owner({"nodes": 3, "stages": [{"stage": "sft", "nodes": 1}]}), spec(), 1)["spec"]
+    assert "completions" not in single
+
+
+@given(
+    name=st.text("abc-0", min_size=1, max_size=50).map(lambda s: f"0{s}0"[:50].rstrip("-")),
+    stage=st.sampled_from(Stage),
+)
+def test_the_names_of_several_pods_are_dns_labels(name: str, stage: Stage) -> None:
+    called = job_name(Metadata(name=name, namespace="lab", uid="u"), stage, 100, digest("x"))
+    for label in (peers_name(called), f"{called}-{MAX_NODES - 1}"):
+        assert len(label) <= 63
+    assert re.match("^[a-z]([-a-z0-9]*[a-z0-9])?$", peers_name(called)), "a Service's name begins with a letter"
+
+
+def test_what_a_user_adds_reaches_the_pods_of_that_stage_and_takes_nothing_of_ours() -> None:
+    runtime = FULL_RUNTIME | {
+        "podTemplate": {"labels": {"team": "all", "unit": "ml"}, "schedulerName": "gangs"},
+        "stages": [{"stage": "sft", "serviceAccountName": "sft", "podTemplate": TEMPLATE}],
+    }
+    template = job(owner(runtime), spec(), 1)["spec"]["template"]
+    pod = template["spec"]
+    assert template["metadata"]["labels"]["team"] == "chat", "the stage's own counts"
+    assert template["metadata"]["labels"]["unit"] == "ml"
+    assert template["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "flywheel-operator"
+    assert template["metadata"]["annotations"] == {"cost-centre": "42"}
+    assert (pod["runtimeClassName"], pod["schedulerName"], pod["serviceAccountName"]) == ("nvidia", "gangs", "sft")
+    assert pod["nodeSelector"] == {"gpu": "h100", "zone": "a"}
+    assert [t["key"] for t in pod["tolerations"]] == ["gpu", "spot"]
+    sources = {v["name"]: v for v in pod["volumes"]}
+    assert sources["user-ca"]["configMap"] == {"name": "ca"}
+    assert sources["user-keys"]["secret"] == {"secretName": "keys"}
+    assert sources["user-corpus"]["persistentVolumeClaim"] == {"claimName": "corpus", "readOnly": True}
+    assert sources["user-cache"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "1Gi"}
+    writable = {m["name"]: not m["readOnly"] for m in pod["containers"][0]["volumeMounts"] if "user-" in m["name"]}
+    assert writable == {"user-ca": False, "user-keys": False, "user-corpus": False, "user-cache": True}
+    plain = CurateSpec(owner="gen-1", group="luna", artifacts="pvc://artifacts/runs")
+    other = job(owner(runtime), plain, 1)["spec"]["template"]
+    assert other["metadata"]["labels"]["team"] == "all"
+    assert "user-ca" not in {v["name"] for v in other["spec"]["volumes"]}
+    assert job(owner({"podTemplate": {"volumes": [{"name": "x", "mountPath": "/x", "emptyDir": {}}]}}), spec(), 1)[
+        "spec"
+    ]["template"]["spec"]["volumes"][-1] == {"name": "user-x", "emptyDir": {}}

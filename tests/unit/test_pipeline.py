@@ -202,3 +202,11 @@ def test_waits_grow_up_to_a_limit() -> None:
         assert status.retry_time is not None
         waits.append((status.retry_time - T0).total_seconds())
     assert waits == [10, 20, 40, BACKOFF_LIMIT_SECONDS, BACKOFF_LIMIT_SECONDS]
+
+
+def test_pods_on_several_nodes_get_the_service_that_names_them_once() -> None:
+    live = view(JobState.PENDING, uid="uid-job", nodes=2, peers=False)
+    [service] = look(running(), live).create
+    assert service["kind"] == "Service"
+    assert service["metadata"]["ownerReferences"][0]["uid"] == "uid-job"
+    assert look(running(), view(JobState.RUNNING, uid="uid-job", nodes=2)).create == ()

@@ -6,7 +6,13 @@ from collections.abc import Callable
 
 import pytest
 
-from flywheel_operator.model.names import COMMAND_ABORT, COMMAND_PROMOTE, COMMAND_RETIRE, COMMAND_ROLLBACK
+from flywheel_operator.model.names import (
+    COMMAND_ABORT,
+    COMMAND_PROMOTE,
+    COMMAND_RERUN,
+    COMMAND_RETIRE,
+    COMMAND_ROLLBACK,
+)
 from flywheel_operator.model.observed import JobState, JobView
 from flywheel_operator.model.phases import TERMINAL, Phase, Verdict
 from tests.unit.build import generation_spec, raw_object, reward_model_spec
@@ -68,6 +74,7 @@ class Adversary:
             (3, self.suspend_or_resume),
             (4, self.suspend_for_a_moment),
             (1, self.abort),
+            (3, self.run_anew),
             (5, self.promote),
             (6, self.roll_back),
             (2, self.retire),
@@ -165,6 +172,10 @@ class Adversary:
 
     def abort(self) -> None:
         self.annotate(COMMAND_ABORT, "yes")
+
+    def run_anew(self) -> None:
+        stage = self.random.choice(["resolve", "curate", "sft", "dpo", "evaluate", "evaluate", ""])
+        self.annotate(COMMAND_RERUN, f"{stage}/{self.random.randrange(4)}")
 
     def promote(self) -> None:
         raw = self.someone()

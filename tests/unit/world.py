@@ -36,6 +36,7 @@ from flywheel_operator.model.observed import (
     ServerView,
 )
 from flywheel_operator.model.phases import (
+    RERUN,
     REWARD_MODEL_TERMINAL,
     REWARD_MODEL_TRANSITIONS,
     TERMINAL,
@@ -46,6 +47,7 @@ from flywheel_operator.model.phases import (
 )
 from flywheel_operator.model.production import Ended, Production, ProductionRecord
 from flywheel_operator.model.snapshot import Snapshot
+from flywheel_operator.model.status import GenerationStatus
 from flywheel_operator.plan import generation as generation_planner
 from flywheel_operator.plan import reward_model as reward_model_planner
 from flywheel_operator.plan.actions import Manifest, Plan, Ref, SwitchProduction
@@ -341,7 +343,11 @@ class World:
         table: dict[Any, frozenset[Any]]
         if raw["kind"] == "Generation":
             before, terminal, table = _generation(json.dumps(raw)).status, TERMINAL, TRANSITIONS
-            if before.phase in TERMINAL:
+            again = [c for c in status.commands if c.name == "rerun-from" and not c.outcome.startswith("refused")]
+            if any(c not in before.commands for c in again):
+                self._check_rerun(raw, before, status)
+                table = {**table, before.phase: TRANSITIONS[before.phase] | RERUN}
+            elif before.phase in TERMINAL:
                 assert status.verdict == before.verdict
                 assert status.completion_time == before.completion_time
         else:
@@ -359,6 +365,19 @@ class World:
                 self.burnt[raw["metadata"]["uid"], stage.name.value] += 1
                 self.broken.discard(job)
         raw["status"] = status.to_json()
+
+    def _check_rerun(self, raw: dict[str, Any], before: GenerationStatus, status: GenerationStatus) -> None:
+        record = self.record(raw["spec"]["lineage"])
+        assert last_time(record, raw["metadata"]["name"]) is None, "what has served is not made anew"
+        assert status.verdict is None or status.verdict == before.verdict
+        for old, new in zip(before.stages, status.stages, strict=True):
+            if new.rerun == old.rerun:
+                assert (new, old.state) == (old, StageState.SUCCEEDED), "all before it is reused as it is"
+            else:
+                assert new.rerun == old.rerun + 1
+                assert new.attempts >= old.attempts
+                self.burnt[raw["metadata"]["uid"], new.name.value] = 0
+                self.broken.discard(old.job or "")
 
     def _budget(self, uid: str) -> int:
         everyone = [*self.generations.values(), *self.reward_models.values()]

@@ -28,10 +28,10 @@ def main(arguments: list[str] | None = None) -> int:
         return int(importlib.import_module(_OTHERS[arguments[0]]).main(arguments[1:]))
     parsed = _parser().parse_args(arguments)
     stage = Stage(parsed.stage)
-    count = launch.processes(stage)
-    if count > 1:
-        return launch.run(arguments, count)
     logs.configure(stage=stage.value)
+    gang = launch.gang(stage)
+    if gang is not None:
+        return launch.run(arguments, stage, gang)
     return int(runner.run_stage(stage, parsed.spec))
 
 

@@ -15,6 +15,7 @@ from typing import Final
 from flywheel_contract.base import Digest
 from flywheel_contract.manifest import Manifest, Measurement
 from flywheel_contract.metric_names import Metric
+from flywheel_contract.stage_result import Size
 from flywheel_contract.stage_spec import Input, StageSpec, stage_uri
 from flywheel_contract.stages import Origin, Role, Stage
 from flywheel_contract.uris import parse_uri
@@ -34,6 +35,11 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def is_first_of_its_node() -> bool:
+    """Whether this process speaks for its pod: each pod has a termination message of its own."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 @dataclass(frozen=True, slots=True)
 class StageOutcome:
     """What a stage has measured. Its outputs lie in the folders that `StageContext.output` gave."""
@@ -43,6 +49,8 @@ class StageOutcome:
     message: str = ""
     digests: dict[str, Digest] = field(default_factory=dict)
     """Only for `resolve`: the name of each input and its digest."""
+    sizes: list[Size] = field(default_factory=list)
+    """Only for `resolve` in a dry run, in the order of the inputs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from flywheel_contract.stages import OUTPUTS, Stage
 from flywheel_contract.uris import join_uri
 from flywheel_trainer import logs
 from flywheel_trainer.artifacts import Store, digest_folder
-from flywheel_trainer.context import StageContext, StageOutcome, is_main_process
+from flywheel_trainer.context import StageContext, StageOutcome, is_first_of_its_node, is_main_process
 from flywheel_trainer.errors import Interrupted, SpecError, StageError, StopNow
 from flywheel_trainer.progress import StatusServer
 
@@ -52,9 +52,9 @@ def run_stage(stage: Stage, spec_file: Path) -> ExitCode:
         code, reason, message = classify(error)
         _log.error("stage %s failed: %s", stage, message, exc_info=error if code == ExitCode.FAULT else None)
         result = StageResult(stage=stage, reason=reason, message=message[:MESSAGE_MAX_LENGTH])
-        _tell(result)
+        tell(result)
         return code
-    _tell(result)
+    tell(result)
     return ExitCode.DONE
 
 
@@ -152,7 +152,7 @@ def _finish(ctx: StageContext, outcome: StageOutcome, started: str) -> StageResu
     if spec.stage is Stage.RESOLVE or not is_main_process():
         return StageResult(
             stage=spec.stage, reason=Reason.SUCCEEDED, message=outcome.message[:MESSAGE_MAX_LENGTH],
-            outputs=outcome.digests, metrics=outcome.metrics,
+            outputs=outcome.digests, metrics=outcome.metrics, sizes=outcome.sizes,
         )  # fmt: skip
     ctx.progress(percent=100, message="leaving the outputs")
     outputs = {name: ctx.output(name) for name in OUTPUTS[spec.stage]}
@@ -195,9 +195,10 @@ def _result(ctx: StageContext, manifest: Manifest, message: str, *, reused: bool
     )
 
 
-def _tell(result: StageResult) -> None:
-    """Writes the termination message. Outside a pod there is no such file, and none is made unless it is asked for."""
-    if not is_main_process():
+def tell(result: StageResult) -> None:
+    """Writes the termination message of this pod. Outside a pod there is no such file, and none is made unless it is
+    asked for. On several nodes each pod says how its own part ended; what counts of a success is the first one's."""
+    if not is_first_of_its_node():
         return
     named = os.environ.get("FLYWHEEL_TERMINATION_LOG")
     target = Path(named or paths.TERMINATION_LOG)

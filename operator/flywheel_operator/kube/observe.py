@@ -27,6 +27,7 @@ from flywheel_operator.kube.resources import (
     selector,
 )
 from flywheel_operator.manifests.server import SERVER
+from flywheel_operator.manifests.stage import peers_name
 from flywheel_operator.model.names import (
     LABEL_COMPONENT,
     LABEL_LINEAGE,
@@ -196,7 +197,10 @@ class Observer:
         view = jobs.job_view(job, pods)
         if view.state is JobState.SUSPENDED and LABEL_QUEUE in job["metadata"].get("labels", {}):
             return jobs.job_view(job, pods, await self._workload(job))
-        address = ((jobs.latest_pod(job, pods) or {}).get("status") or {}).get("podIP")
+        if view.nodes > 1 and view.state in (JobState.PENDING, JobState.RUNNING):
+            service = await self._api.get(SERVICE, job["metadata"]["namespace"], peers_name(view.name))
+            view = dataclasses.replace(view, peers=service is not None)
+        address = ((jobs.telling_pod(job, pods) or {}).get("status") or {}).get("podIP")
         if view.state is JobState.RUNNING and view.exit_code is None and address:
             return dataclasses.replace(view, progress=await self._scraper.scrape(address))
         return view

@@ -1,6 +1,6 @@
 """Spec pieces that Generation and RewardModel share."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -8,7 +8,7 @@ from flywheel_contract.base import Name, Record
 from flywheel_contract.judging import StyleParams
 from flywheel_contract.metric_names import Metric
 from flywheel_contract.stage_spec import MAX_DAYS, DateRange
-from flywheel_contract.stages import Origin, Stage
+from flywheel_contract.stages import DISTRIBUTED, Origin, Stage
 from flywheel_contract.uris import ArtifactUri
 
 Quantity = Annotated[
@@ -24,6 +24,10 @@ Quantity = Annotated[
     ),
 ]
 ShortText = Annotated[str, Field(max_length=253)]
+LabelText = Annotated[str, Field(max_length=63)]
+AnnotationText = Annotated[str, Field(max_length=4096)]
+MAX_NODES: Final = 64
+"""So many that the name of the last pod, a Job's with its number, is a DNS label."""
 SourceName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
 """Short enough to be the name of a stage's input with its role before it."""
 
@@ -119,6 +123,13 @@ class EnvVar(Record):
     value: str = Field("", max_length=4096, description="Its value.")
 
 
+class EmptyDir(Record):
+    """An emptyDir volume."""
+
+    medium: Literal["", "Memory"] = Field("", description="Memory: in main memory, which counts against the limit.")
+    size_limit: Quantity | None = Field(None, description="How large it may grow.")
+
+
 class Resources(Record):
     """Compute resources of a container."""
 
@@ -126,12 +137,85 @@ class Resources(Record):
     limits: dict[str, Quantity] | None = Field(None, description="What the container may use at most.")
 
 
+class PodVolume(Record):
+    """A volume of the user's own, of the kinds that Pod Security `restricted` allows."""
+
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            cel(
+                "[has(self.claim), has(self.configMap), has(self.secret), has(self.emptyDir)].filter(x, x).size() == 1",
+                "set exactly one of claim, configMap, secret and emptyDir",
+            ),
+            cel(
+                "!['/mnt/claims/', '/etc/flywheel/'].exists(p, (self.mountPath + '/').startsWith(p))",
+                "/mnt/claims and /etc/flywheel are the operator's: mount it somewhere else",
+                ".mountPath",
+            ),
+        )
+    )
+    name: Name = Field(description="Name of the volume; the pod's own are named user-<name>.", max_length=50)
+    mount_path: str = Field(
+        pattern=r"^(/[A-Za-z0-9_.-]*[A-Za-z0-9_-])+$", max_length=253, description="Where it is mounted, read only."
+    )
+    claim: Name | None = Field(None, description="A PersistentVolumeClaim.")
+    config_map: Name | None = Field(None, description="A ConfigMap.")
+    secret: Name | None = Field(None, description="A Secret; the operator never reads it.")
+    empty_dir: EmptyDir | None = Field(None, description="Room for the pod's life; the only kind that is writable.")
+
+
+class PodTemplate(Record):
+    """What is added to the pods of stages. What the operator sets itself stays as it is."""
+
+    labels: dict[str, LabelText] = Field(
+        default_factory=dict, max_length=32, description="Labels, for cost reports and policies."
+    )
+    annotations: dict[str, AnnotationText] = Field(
+        default_factory=dict, max_length=32, description="Annotations, e.g. of a service mesh or a topology."
+    )
+    node_selector: dict[str, LabelText] = Field(
+        default_factory=dict, max_length=32, description="Labels that a node must have, beside runtime.nodeSelector."
+    )
+    tolerations: list[Toleration] = Field(
+        default_factory=list, max_length=16, description="Taints that are tolerated, beside runtime.tolerations."
+    )
+    volumes: list[PodVolume] = Field(
+        default_factory=list, max_length=8, description="Volumes.", json_schema_extra=unique_list("name")
+    )
+    runtime_class_name: Name | None = Field(None, description="RuntimeClass, e.g. of the accelerator's vendor.")
+    scheduler_name: Name | None = Field(None, description="Scheduler, e.g. one that places gangs.")
+
+    def and_then(self, other: "PodTemplate") -> "PodTemplate":
+        """Both; where they disagree, `other` counts."""
+        volumes = {v.name: v for v in (*self.volumes, *other.volumes)}
+        return PodTemplate(
+            labels=self.labels | other.labels,
+            annotations=self.annotations | other.annotations,
+            node_selector=self.node_selector | other.node_selector,
+            tolerations=[*self.tolerations, *other.tolerations],
+            volumes=list(volumes.values()),
+            runtime_class_name=other.runtime_class_name or self.runtime_class_name,
+            scheduler_name=other.scheduler_name or self.scheduler_name,
+        )
+
+
 class StageRuntime(Record):
     """What one stage needs that the others do not."""
 
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            cel(
+                f"!has(self.nodes) || self.nodes == 1 || self.stage in {[s.value for s in DISTRIBUTED]}",
+                f"only these stages share their work among nodes: {', '.join(DISTRIBUTED)}",
+                ".nodes",
+            )
+        )
+    )
     stage: Stage = Field(description="The stage.")
-    gpus: int | None = Field(None, ge=0, le=64, description="GPUs of this stage's pod.")
-    resources: Resources | None = Field(None, description="Resources of this stage's pod, instead of the common ones.")
+    nodes: int | None = Field(None, ge=1, le=MAX_NODES, description="Pods that share this stage.")
+    gpus: int | None = Field(None, ge=0, le=64, description="GPUs of each of this stage's pods.")
+    resources: Resources | None = Field(None, description="Resources of this stage's pods, instead of the common ones.")
+    service_account_name: Name | None = Field(None, description="ServiceAccount of this stage's pods.")
+    pod_template: PodTemplate | None = Field(None, description="Added to this stage's pods, beside the common one.")
 
 
 class Runtime(Record):
@@ -165,6 +249,13 @@ class Runtime(Record):
     priority_class_name: Name | None = Field(None, description="PriorityClass of the pods.")
     node_selector: dict[str, str] = Field(default_factory=dict, description="Labels that a node must have.")
     tolerations: list[Toleration] = Field(default_factory=list, max_length=32, description="Taints that are tolerated.")
+    nodes: int = Field(
+        1,
+        ge=1,
+        le=MAX_NODES,
+        description="Pods that share each training stage; they need a claim that all of them can write. Other stages "
+        "have one.",
+    )
     gpus: int = Field(0, ge=0, le=64, description="GPUs per pod (nvidia.com/gpu); training starts a process for each.")
     resources: Resources = Field(default_factory=Resources, description="Resources of every stage's pod.")
     termination_grace_period_seconds: int = Field(
@@ -176,6 +267,28 @@ class Runtime(Record):
         description="Differences of single stages.",
         json_schema_extra=list_map("stage"),
     )
+    pod_template: PodTemplate = Field(default_factory=PodTemplate, description="Added to the pods of the stages.")
+
+    def of(self, stage: Stage) -> "Runtime":
+        """How the pods of `stage` run: the common runtime with that stage's differences, and without any others."""
+        special = next((s for s in self.stages if s.stage == stage), StageRuntime(stage=stage))
+        template = self.pod_template.and_then(special.pod_template or PodTemplate())
+        own = {
+            "nodes": special.nodes,
+            "gpus": special.gpus,
+            "resources": special.resources,
+            "service_account_name": special.service_account_name,
+        }
+        return self.model_copy(
+            update={
+                **{name: value for name, value in own.items() if value is not None},
+                **({} if stage in DISTRIBUTED else {"nodes": 1}),
+                "node_selector": self.node_selector | template.node_selector,
+                "tolerations": [*self.tolerations, *template.tolerations],
+                "pod_template": template,
+                "stages": [],
+            }
+        )
 
 
 class RetryPolicy(Record):
@@ -185,6 +298,15 @@ class RetryPolicy(Record):
     backoff_seconds: int = Field(
         10, ge=0, le=86400, description="Wait before the first new attempt; doubled each time."
     )
+
+
+SHARED_ARTIFACTS: Final = cel(
+    "self.artifacts.uri.startsWith('pvc://') || (self.runtime.nodes == 1 && "
+    "!self.runtime.stages.exists(s, has(s.nodes) && s.nodes > 1))",
+    "stages on several nodes need artifacts that all of them can write: name a pvc:// claim with ReadWriteMany",
+    ".artifacts.uri",
+)
+"""Checkpoints of several nodes are written by all of them, and to a bucket they would be copied piece by piece."""
 
 
 class GateRule(Record):
@@ -226,6 +348,7 @@ class GatesSpec(Record):
 class RunSpec(Record):
     """What every kind with stages has: where outputs go, how its pods run, when it stops."""
 
+    model_config = ConfigDict(json_schema_extra=validations(SHARED_ARTIFACTS))
     artifacts: ArtifactsSpec = Field(description="Where outputs go.")
     runtime: Runtime = Field(default_factory=Runtime, description="How the pods run.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of all draws.")

@@ -20,6 +20,7 @@ from flywheel_contract.params import (
 from flywheel_contract.stages import Stage
 from flywheel_operator.model.abtest import ABTestTemplate
 from flywheel_operator.model.common import (
+    SHARED_ARTIFACTS,
     DataSource,
     GatesSpec,
     RunSpec,
@@ -265,6 +266,23 @@ class RolloutSpec(Record):
     )
 
 
+class DryRunSpec(Record):
+    """What the estimate takes for granted."""
+
+    gpu_teraflops: float = Field(
+        989.0,
+        gt=0,
+        le=1_000_000,
+        description="Peak of one GPU in TFLOP/s, dense bf16; 989 is an H100 SXM's data sheet.",
+    )
+    training_utilization: float = Field(
+        0.4, gt=0, le=1, description="Share of the peak that training reaches (MFU); measure yours and write it here."
+    )
+    sampling_utilization: float = Field(
+        0.05, gt=0, le=1, description="Share of the peak that sampling reaches, which memory limits; likewise."
+    )
+
+
 class GenerationSpec(RunSpec):
     """What one turn of the wheel does. Unchangeable once it has started, but for suspend, rollout and ttl."""
 
@@ -280,6 +298,7 @@ class GenerationSpec(RunSpec):
                 "dpo needs pairs: add recipe.rejectionSampling or data.preferences",
                 ".recipe",
             ),
+            SHARED_ARTIFACTS,
             *_needs_stage(),
         )
     )
@@ -310,6 +329,10 @@ class GenerationSpec(RunSpec):
         default_factory=GatesSpec,
         description="What it must pass before it serves. Defaults: better than the baseline, the overfitting guard "
         "(win rate above 0.65, gap between origins), perplexity and style.",
+    )
+    dry_run: DryRunSpec | None = Field(
+        None,
+        description="Resolve and count only, estimate GPU-hours, end with the verdict DryRun; `{}` takes the defaults.",
     )
     rollout: RolloutSpec = Field(default_factory=RolloutSpec, description="What happens once the gates are passed.")
     serving: ServingSpec = Field(default_factory=ServingSpec, description="The model server.")

@@ -25,6 +25,7 @@ COMMAND_PROMOTE: Final = f"{GROUP}/promote"
 COMMAND_ROLLBACK: Final = f"{GROUP}/rollback"
 COMMAND_RETIRE: Final = f"{GROUP}/retire"
 COMMAND_ABORT: Final = f"{GROUP}/abort"
+COMMAND_RERUN: Final = f"{GROUP}/rerun-from"
 
 FINALIZER_ROUTING: Final = f"{GROUP}/routing"
 """On every ABTest whose router users come through: it is not deleted before they have another way."""
@@ -38,10 +39,10 @@ NAME_LIMIT: Final = 63
 OWN_NAME_LIMIT: Final = 50
 
 
-def bounded_name(*parts: str, unique: str) -> str:
-    """`parts` joined by dashes, cut to fit into 63 characters with eight hexadecimal digits of `unique`'s hash."""
+def bounded_name(*parts: str, unique: str, limit: int = NAME_LIMIT) -> str:
+    """`parts` joined by dashes, cut to fit into `limit` characters with eight hexadecimal digits of `unique`'s hash."""
     suffix = _short(unique)
-    stem = "-".join(parts)[: NAME_LIMIT - 9].rstrip("-.")
+    stem = "-".join(parts)[: limit - 9].rstrip("-.")
     return f"{stem}-{suffix}"
 
 

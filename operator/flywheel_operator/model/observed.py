@@ -29,10 +29,14 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """A Job and its latest pod."""
+    """A Job and the pod that tells of it: the latest, or, of several nodes, the one that failed first."""
 
     name: str
     state: JobState
+    uid: str = ""
+    nodes: int = 1
+    peers: bool = True
+    """Its pods can find each other: there is one only, or their headless Service is there."""
     result: StageResult | None = None
     """From the termination message; None where the pod is gone or wrote none that can be read."""
     analysis: AnalysisResult | None = None

@@ -64,6 +64,10 @@ TRANSITIONS: Final[dict[Phase, frozenset[Phase]]] = {
 }
 
 
+RERUN: Final = frozenset({Phase.RUNNING, Phase.EVALUATING, Phase.SUSPENDED})
+"""Where rerun-from leads, from every phase behind the snapshot but Testing: the only way out of an end."""
+
+
 class Verdict(StrEnum):
     """What came out of a Generation."""
 
@@ -72,6 +76,7 @@ class Verdict(StrEnum):
     REJECTED = "Rejected"
     INCONCLUSIVE = "Inconclusive"
     STALE_BASELINE = "StaleBaseline"
+    DRY_RUN = "DryRun"
 
 
 class StageState(StrEnum):

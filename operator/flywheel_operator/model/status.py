@@ -51,6 +51,9 @@ class Output(StatusRecord):
     name: str = Field(description="Name of the output.")
     uri: str = Field(description="Where it lies.")
     digest: str = Field(description="Digest over its files.")
+    rows: int | None = Field(None, description="In a dry run: rows of data.")
+    tokens: int | None = Field(None, description="In a dry run: tokens of data, estimated from a sample of rows.")
+    parameters: int | None = Field(None, description="In a dry run: parameters of a model.")
 
 
 class MetricStatus(Measurement):
@@ -73,6 +76,7 @@ class StageStatus(StatusRecord):
     start_time: Time | None = Field(None, description="When the first attempt was created.")
     completion_time: Time | None = Field(None, description="When it succeeded or failed for good.")
     retry_time: Time | None = Field(None, description="When the next attempt is due.")
+    rerun: int = Field(0, ge=0, description="How often it was asked to run anew (the annotation rerun-from).")
     reused: bool = Field(False, description="Its result lay in the artefact store already; nothing was done again.")
     inputs_digest: str | None = Field(None, description="Digest of all that its result depends on.")
     manifest_uri: str | None = Field(None, description="Its manifest.")
@@ -127,10 +131,30 @@ class VerdictStatus(StatusRecord):
     message: str = Field(description="A sentence with the numbers.")
 
 
+class EstimatedStage(StatusRecord):
+    """What a stage would do at most."""
+
+    name: Stage = Field(description="The stage.")
+    rows: int = Field(description="Conversations, pairs or replies.")
+    tokens: int = Field(description="Tokens trained on or generated, prompts included.")
+    steps: int | None = Field(None, description="Optimiser steps.")
+    gpu_hours: float = Field(description="GPU-hours.")
+    hours: float | None = Field(None, description="Hours by the clock on the GPUs that spec.runtime asks for.")
+
+
+class EstimateStatus(StatusRecord):
+    """What a dry run found."""
+
+    gpu_hours: float = Field(description="GPU-hours of all stages.")
+    stages: list[EstimatedStage] = Field(
+        default_factory=list, description="Stage by stage.", json_schema_extra=list_map("name")
+    )
+
+
 class CommandStatus(StatusRecord):
     """A one-shot annotation that was acted on."""
 
-    name: str = Field(description="promote, rollback, retire or abort.")
+    name: str = Field(description="promote, rollback, retire, abort or rerun-from.")
     value: str = Field(description="The annotation's value.")
     time: Time = Field(description="When it was acted on.")
     outcome: str = Field(description="What came of it.")
@@ -173,6 +197,7 @@ class GenerationStatus(ObjectStatus):
 
     phase: Phase = Field(Phase.PENDING, description="Where it is in its life.")
     verdict: VerdictStatus | None = Field(None, description="What came out.")
+    estimate: EstimateStatus | None = Field(None, description="What a dry run found.")
     win_rate: str | None = Field(None, description="Win rate against the baseline, for the column.")
     report: str | None = Field(None, description="URI of the evaluation's report, a page to read (report.html).")
     snapshot: SnapshotRef | None = Field(None, description="What it runs from.")

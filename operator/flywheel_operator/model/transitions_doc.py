@@ -18,9 +18,15 @@ INTRODUCTION = """\
 `status.phase` says where an object is in its life. What came out of a Generation stands beside it in `status.verdict`,
 and what serves now in the condition `Serving`; a rollback changes only the latter.
 
-A phase that ends a life is never left again. From every other one, each look may find the object in any of the phases
-of its row: a stage whose result lies in the artefact store already ends between two looks, so phases may be skipped.
-The planner's property test (tests/unit/test_simulation.py) holds every status that is written against these tables.
+A phase that ends a life is never left by itself. From every other one, each look may find the object in any of the
+phases of its row: a stage whose result lies in the artefact store already ends between two looks, so phases may be
+skipped. The planner's property test (tests/unit/test_simulation.py) holds every status that is written against these
+tables.
+"""
+
+RERUN = """\
+The annotation `characterflywheel.dev/rerun-from` leads from any phase behind the snapshot, the ends included, to one of
+{phases}; not from `Testing`, and not once the Generation has served.
 """
 
 
@@ -39,7 +45,10 @@ def document() -> str:
     generation = table(phases.MEANING, phases.TRANSITIONS)
     reward_model = table(phases.REWARD_MODEL_MEANING, phases.REWARD_MODEL_TRANSITIONS)
     abtest = table(phases.ABTEST_MEANING, phases.ABTEST_TRANSITIONS)
-    return f"{INTRODUCTION}\n## Generation\n\n{generation}\n## RewardModel\n\n{reward_model}\n## ABTest\n\n{abtest}"
+    again = [f"`{p.value}`" for p in phases.Phase if p in phases.RERUN]
+    rerun = RERUN.format(phases=", ".join(again))
+    kinds = {"Generation": f"{generation}\n{rerun}", "RewardModel": reward_model, "ABTest": abtest}
+    return "\n".join([INTRODUCTION, *(f"## {kind}\n\n{text}" for kind, text in kinds.items())])
 
 
 def main(arguments: list[str]) -> int:

@@ -17,11 +17,12 @@ from flywheel_operator.model.status import (
     StageStatus,
     VerdictStatus,
 )
-from flywheel_operator.plan import promotion, reasons, serving
+from flywheel_operator.plan import dry_run, promotion, reasons, serving
 from flywheel_operator.plan.actions import Plan
 from flywheel_operator.plan.draft import Draft
 from flywheel_operator.plan.pipeline import advance
 from flywheel_operator.plan.prerequisites import WAIT_SECONDS, Missing, Prerequisites, check, served_before
+from flywheel_operator.plan.rerun import rerun_from
 from flywheel_operator.plan.running import (
     clean_up_after_ttl,
     current_stage,
@@ -53,6 +54,8 @@ def plan(observed: ObservedGeneration) -> Plan[GenerationStatus]:
         serving.plan_deletion(draft, observed)
         _wake_mates(draft, observed)
         return draft.plan()
+    if rerun_from(draft, observed):
+        ended = False
     if ended or _adopt_production(draft, observed):
         clean_up_after_ttl(draft, generation.spec.ttl_seconds_after_finished)
     elif draft.asked(COMMAND_ABORT) is not None:
@@ -98,16 +101,24 @@ def _prepare(draft: Draft[GenerationStatus], observed: ObservedGeneration) -> No
         return
     draft.condition(reasons.PREREQUISITES_MET, "True", "AllFound", "parent, reward models and characters are there")
     draft.drop_condition(reasons.PARENT_CYCLE_CONDITION)
+    spec = observed.generation.spec
     if draft.status.start_time is None:
-        spec = observed.generation.spec
-        stages = [StageStatus(name=s) for s in generation_stages(spec.recipe)]
+        order = generation_stages(spec.recipe) if spec.dry_run is None else [Stage.RESOLVE]
+        stages = [StageStatus(name=s) for s in order]
         image = spec.runtime.image or observed.settings.trainer_image
         draft.set(start_time=observed.now, resolved=spec, trainer_image=image, stages=stages)
     stage = draft.status.stages[0]
     # Its success and the snapshot are written at once, so it has not ended yet.
-    resolve = resolve_generation(observed.generation.metadata.name, observed.generation.spec)
-    if _advance(draft, observed, stage, resolve).state is StageState.SUCCEEDED:
+    resolve = resolve_generation(observed.generation.metadata.name, spec)
+    if spec.dry_run is not None:
+        resolve = dry_run.counting(resolve, spec, found)
+    if _advance(draft, observed, stage, resolve).state is not StageState.SUCCEEDED:
+        return
+    if spec.dry_run is None:
         _take_snapshot(draft, observed, found)
+        return
+    estimate = dry_run.conclude(draft, spec, resolve)
+    promotion.end(draft, Phase.COMPLETED, reasons.DRY_RUN, dry_run.in_short(estimate.stages))
 
 
 def _adopt_production(draft: Draft[GenerationStatus], observed: ObservedGeneration) -> bool:

@@ -8,11 +8,11 @@ from typing import Final
 from flywheel_contract.exit_codes import USER_MISTAKES, ExitCode
 from flywheel_contract.manifest import MANIFEST_NAME
 from flywheel_contract.stage_result import USER_MISTAKES as MISTAKES
-from flywheel_contract.stage_result import Reason, StageResult
-from flywheel_contract.stage_spec import StageSpec, inputs_digest, stage_uri
+from flywheel_contract.stage_result import Reason, Size, StageResult
+from flywheel_contract.stage_spec import Input, StageSpec, inputs_digest, stage_uri
 from flywheel_contract.stages import OUTPUTS, Stage
 from flywheel_contract.uris import join_uri
-from flywheel_operator.manifests.stage import StageOwner, config_map, job, job_name
+from flywheel_operator.manifests.stage import StageOwner, config_map, job, job_name, peers
 from flywheel_operator.model.common import RetryPolicy
 from flywheel_operator.model.observed import JobState, JobView
 from flywheel_operator.model.phases import StageState
@@ -63,7 +63,9 @@ def advance(
         return _succeeded(status, spec, view, retry, now)
     if view.state is JobState.FAILED:
         return _failed(status, view, retry, now)
-    return Step(_running(status, view), requeue_after=POLL_SECONDS)
+    # Only now is there a Job that can own the Service, and be followed by it into the grave.
+    create = () if view.peers else (peers(owner, spec, view.name, view.uid),)
+    return Step(_running(status, view), create, requeue_after=POLL_SECONDS)
 
 
 def _start(status: StageStatus, spec: StageSpec, owner: StageOwner, now: datetime, unfinished: Collection[str]) -> Step:
@@ -127,6 +129,8 @@ def _succeeded(status: StageStatus, spec: StageSpec, view: JobView, retry: Retry
     missing = [name for name in expected if name not in result.outputs]
     if missing:
         return _retry(status, retry, now, "BadResult", f"its result lacks the digest of {', '.join(missing)}")
+    if spec.stage is Stage.RESOLVE and spec.params.count and len(result.sizes) != len(spec.inputs):
+        return _retry(status, retry, now, "BadResult", "its result lacks the sizes that a dry run asks for")
     if result.manifest_uri not in (None, manifest_uri(spec)):
         said = f"it left its manifest at {result.manifest_uri}, not at {manifest_uri(spec)}"
         return _retry(status, retry, now, "BadResult", said)
@@ -139,6 +143,8 @@ def _taken(status: StageStatus, spec: StageSpec, result: StageResult, now: datet
     else:
         places = {name: join_uri(stage_uri(spec), name) for name in OUTPUTS[spec.stage]}
     outputs = [Output(name=name, uri=uri, digest=result.outputs[name]) for name, uri in places.items()]
+    if result.sizes:
+        outputs = [_sized(o, i, s) for o, i, s in zip(outputs, spec.inputs, result.sizes, strict=True)]
     metrics = [MetricStatus(name=name.value, **m.model_dump()) for name, m in result.metrics.items()]
     return status.model_copy(
         update={
@@ -152,6 +158,13 @@ def _taken(status: StageStatus, spec: StageSpec, result: StageResult, now: datet
             "outputs": outputs,
             "metrics": metrics,
         }
+    )
+
+
+def _sized(output: Output, given: Input, size: Size) -> Output:
+    model = given.kind == "Model"
+    return output.model_copy(
+        update={"parameters": size.amount} if model else {"rows": size.rows, "tokens": size.amount}
     )
 
 

@@ -42,7 +42,7 @@ def end(draft: Draft[GenerationStatus], phase: Phase, reason: str, message: str)
     draft.condition(reasons.PROGRESSING, "False", reason, message)
     draft.condition(reasons.COMPLETE, "True" if good else "False", reason, message)
     verdict = draft.status.verdict
-    bright = good and verdict is not None and verdict.result is Verdict.PROMOTED
+    bright = good and verdict is not None and verdict.result in (Verdict.PROMOTED, Verdict.DRY_RUN)
     draft.event("Normal" if bright else "Warning", verdict.result.value if good and verdict else phase.value, message)
 
 
@@ -108,6 +108,9 @@ def _judge(draft: Draft[GenerationStatus], observed: ObservedGeneration, snapsho
     candidate = ModelRef(generation=name, uri=output.uri, digest=output.digest)
     page = next(o for o in stages[Stage.EVALUATE].outputs if o.name == "report")
     judged = {"generation": name, "candidate": candidate.digest, "production": snapshot.production_digest}
+    if stages[Stage.EVALUATE].rerun:
+        # What was approved on other numbers is not approved on these.
+        judged["rerun"] = str(stages[Stage.EVALUATE].rerun)
     draft.set(
         gates=gates,
         win_rate=None if rate is None else _rate(rate),

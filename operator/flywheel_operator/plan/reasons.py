@@ -18,6 +18,8 @@ SERVER_STARTING: Final = "ServerStarting"
 SWITCHING: Final = "Switching"
 SERVER_NOT_READY: Final = "ServerNotReady"
 PROMOTION_REFUSED: Final = "PromotionRefused"
+RERUN: Final = "Rerun"
+RERUN_REFUSED: Final = "RerunRefused"
 
 # what a Generation waits for
 PARENT_NOT_FOUND: Final = "ParentNotFound"
@@ -40,6 +42,7 @@ GATES_FAILED: Final = "GatesFailed"
 PRODUCTION_MOVED: Final = "ProductionMoved"
 ALREADY_SERVING: Final = "AlreadyServing"
 SERVED_BEFORE: Final = "ServedBefore"
+DRY_RUN: Final = "DryRun"
 
 # the online test of a Generation
 TESTING: Final = "Testing"

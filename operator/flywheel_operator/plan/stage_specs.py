@@ -163,6 +163,7 @@ def training_stage(stage: Stage, name: str, snapshot: Snapshot, done: Mapping[St
         "artifacts": spec.artifacts.uri,
         "seed": spec.seed,
         "characters": snapshot.characters,
+        "rerun": done[stage].rerun if stage in done else 0,
     }
     data = snapshot.inputs
     policy = _model("policy", Role.POLICY, policy_before(stage, snapshot, done))

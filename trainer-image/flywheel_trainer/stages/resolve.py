@@ -1,7 +1,7 @@
 """resolve: looks at everything that is named by URI before any of it is used, and answers what it is: its digest.
 
 It reads and computes, nothing else: no torch, no GPU, no output. What cannot be used is refused here, in the first
-minute, and not after hours of training.
+minute, and not after hours of training. In a dry run it reads every row, too, and counts.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Final
 from flywheel_contract.base import Digest
 from flywheel_contract.stage_spec import Input
 from flywheel_contract.stages import Role
-from flywheel_trainer import benchmark_tasks, style
+from flywheel_trainer import benchmark_tasks, counting, style
 from flywheel_trainer.artifacts import digest_folder
 from flywheel_trainer.context import LocalInput, StageContext, StageOutcome
 from flywheel_trainer.data.embeddings import check_embedder
@@ -41,7 +41,8 @@ def run(ctx: StageContext) -> StageOutcome:
         _refuse_other(item.spec, digests[item.name])
         if commit := _HUB_COMMIT.search(str(item.path)):
             notes.append(f"{item.name} is commit {commit[1]}")
-    return StageOutcome(message="; ".join([f"resolved {len(digests)} inputs", *notes]), digests=digests)
+    sizes = counting.sizes(ctx, found) if ctx.spec.params.count else []
+    return StageOutcome(message="; ".join([f"resolved {len(digests)} inputs", *notes]), digests=digests, sizes=sizes)
 
 
 def _check(item: LocalInput) -> None:
