@@ -15,7 +15,7 @@ _CHARACTERS: Final = r"[!#-\[\]-~]"
 # Printable ASCII but for quote and backslash: a URI never grows in JSON. That no part is empty, `.` or `..` is beyond
 # the API server's regular expressions (without lookahead); `parse_uri` sees to it, and a rule in the CRD.
 URI_PATTERN: Final = (
-    rf"^(pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/{_CHARACTERS}*)?|file:///{_CHARACTERS}+|(s3|gs)://{_CHARACTERS}+"
+    rf"^(pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/{_CHARACTERS}*)?|file:///[!#-.0-\[\]-~]{_CHARACTERS}*|(s3|gs)://{_CHARACTERS}+"
     rf"|hf://[!#-.0-\[\]-~]+/{_CHARACTERS}+)$"
 )
 URI_MAX_LENGTH: Final = 256
@@ -52,7 +52,7 @@ def parse_uri(uri: str) -> Location:
         raise UriError(f"artefact URI {uri!r}: start it with one of {', '.join(s + '://' for s in SCHEMES)}")
     scheme, rest = match[1], match[2]
     if scheme == "file":
-        root, _, path = "", "", rest.lstrip("/")
+        root, _, path = "", "", rest.removeprefix("/")
         if not rest.startswith("/"):
             raise UriError(f"artefact URI {uri!r}: write file:///absolute/path")
     elif scheme == "hf":

@@ -46,7 +46,7 @@ def test_what_a_uri_says(uri: str, location: Location) -> None:
     "uri",
     [
         "", "model", "ftp://host/x", "pvc://", "pvc:///x", "pvc://..", "pvc://../x", "pvc://claim/..", "pvc://claim/a/../../b",
-        "pvc://claim//x", "pvc://claim/./x", "file://data", "file:///../etc/passwd", "s3://", "s3://../x", "s3://bucket/..",
+        "pvc://claim//x", "pvc://claim/./x", "file://data", "file:////data", "file:///../etc/passwd", "s3://", "s3://../x", "s3://bucket/..",
         "hf://owner", "hf://owner/", "hf://../..", "hf://owner/..", "hf://owner/name/..", "pvc://claim/a\0b",
     ],
 )  # fmt: skip
@@ -58,7 +58,7 @@ def test_what_is_refused(uri: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "uri", ["pvc://Claim/x", "s3://bucket/a b", 's3://bucket/"', "s3://bucket/\\", "s3://b/é", "file:///"]
+    "uri", ["pvc://Claim/x", "s3://bucket/a b", 's3://bucket/"', "s3://bucket/\\", "s3://b/é", "file:///", "file:////"]
 )
 def test_what_users_may_not_write_though_it_can_be_parsed(uri: str) -> None:
     parse_uri(uri)
