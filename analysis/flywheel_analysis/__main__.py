@@ -28,7 +28,7 @@ def main(given: Sequence[str] | None = None) -> int:
         from flywheel_analysis import commands  # noqa: PLC0415
 
         result, text = commands.run(parsed)
-        print(text)
+        _print(text)
     except Exception as error:  # noqa: BLE001 -- the boundary: every failure becomes an exit code and a reason
         code, reason, message = classify(error)
         _log.error("%s", message, exc_info=None if isinstance(error, AnalysisError) else error)
@@ -37,6 +37,15 @@ def main(given: Sequence[str] | None = None) -> int:
     if result is not None:
         _tell(result, log)
     return ExitCode.DONE
+
+
+def _print(text: str) -> None:
+    """Prints for a reader that may have read enough, such as `head`."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python flushes once more at its end, and would fail there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def classify(error: BaseException) -> tuple[ExitCode, AnalysisReason, str]:

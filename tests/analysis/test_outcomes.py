@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -98,6 +100,21 @@ def test_the_table_shows_every_metric(tmp_path: Path) -> None:
     assert "messagesPerUserCuped" in out
     assert "exploration, not for deciding: country = NL (6 control, 6 treatment)" in out
     assert "note: dimension planet" in out
+
+
+def test_a_reader_that_has_read_enough_is_no_failure(tmp_path: Path) -> None:
+    exposures, events = both(6)
+    files = (
+        "--exposures", traffic.write_lines(exposures, tmp_path / "x.jsonl"),
+        "--events", traffic.write_lines(events, tmp_path / "e.jsonl"),
+    )  # fmt: skip
+    command = [sys.executable, "-m", "flywheel_analysis", *map(str, (*files, *WINDOW))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (process.returncode, said) == (0, "")
 
 
 @pytest.mark.parametrize(
