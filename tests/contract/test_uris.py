@@ -46,7 +46,8 @@ def test_what_a_uri_says(uri: str, location: Location) -> None:
     "uri",
     [
         "", "model", "ftp://host/x", "pvc://", "pvc:///x", "pvc://..", "pvc://../x", "pvc://claim/..", "pvc://claim/a/../../b",
-        "pvc://claim//x", "pvc://claim/./x", "file://data", "file:////data", "file:///../etc/passwd", "s3://", "s3://../x", "s3://bucket/..",
+        "pvc://claim//x", "pvc://claim/./x", "file://data",
+        "file:////data", "file:///../etc/passwd", "s3://", "s3://../x", "s3://bucket/..",
         "hf://owner", "hf://owner/", "hf://../..", "hf://owner/..", "hf://owner/name/..", "pvc://claim/a\0b",
     ],
 )  # fmt: skip
