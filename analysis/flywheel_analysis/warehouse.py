@@ -50,7 +50,7 @@ class Warehouse:
                 f"{self.shown} cannot be used: {_first_line(error)}: install ibis-framework[{backend}] or mend the URL"
             )
             raise SpecError(text) from error
-        except Exception as error:
+        except Exception as error:  # each driver has errors of its own
             raise SourceUnavailableError(f"{self.shown} does not answer: {_first_line(error)}") from error
         if self.backend.name == "postgres":
             # All rows are fetched: without this Postgres plans for the first tenth, by nested loops.
@@ -99,7 +99,7 @@ class Warehouse:
             raise
         except (IbisError, TableNotFound) as error:
             raise DataError(f"{what} in {self.shown}: {_first_line(error) or type(error).__name__}") from error
-        except Exception as error:
+        except Exception as error:  # each driver has errors of its own
             text = f"{what} in {self.shown}: {_first_line(error)}"
             # PEP 249 gives these names to what is wrong with a query or its data.
             names = {kind.__name__ for kind in type(error).__mro__}

@@ -52,3 +52,8 @@ def digest_of(value: Any) -> str:  # noqa: ANN401 -- any JSON value
     """The digest of a JSON value in canonical form: sorted keys, no spaces, UTF-8."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def list_map(*keys: str) -> dict[str, Any]:
+    """The schema extension of a list in the CRDs whose entries are told apart by `keys`."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys)}

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Self
 
 from pydantic import Field, model_validator
 
-from flywheel_contract.base import Name, Record
+from flywheel_contract.base import Name, Record, list_map
 
 SYSTEM_PROMPT_MAX_LENGTH: Final = 16384
 REFUSAL_MAX_LENGTH: Final = 1024
@@ -47,7 +47,7 @@ class Tool(Record):
         default_factory=list,
         max_length=8,
         description="Its parameters.",
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        json_schema_extra=list_map("name"),
     )
 
     def schema_of_call(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class CharacterTraits(Record):
         default_factory=list,
         max_length=4,
         description="What it can call, in the model's own tool-call template; the model's chat template must have one.",
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        json_schema_extra=list_map("name"),
     )
     refusal: Annotated[str, Field(min_length=1, max_length=REFUSAL_MAX_LENGTH)] | None = Field(
         None,

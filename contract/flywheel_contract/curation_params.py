@@ -1,17 +1,13 @@
 """The parameters of curation's two later steps: diversity by meaning, and constraints on shares of what is kept."""
 
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Final, Self
 
 from pydantic import Field, model_validator
 
-from flywheel_contract.base import Record
+from flywheel_contract.base import Record, list_map
 
 FIELD_NAME: Final = r"^(origin|character|locale|month|turns|length|(signals|metadata)\.[A-Za-z0-9_.-]{1,64})$"
 """The dimensions of a conversation that a constraint may name; docs/data.md says what each is."""
-
-
-def _list_map(key: str) -> dict[str, Any]:
-    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
 
 
 class DiversityParams(Record):
@@ -54,7 +50,7 @@ class ConstraintDimension(Record):
         max_length=64,
         description="Declared shares; values that are not named share the rest as in the traffic. Left out, the "
         "target is the traffic as it was read.",
-        json_schema_extra=_list_map("value"),
+        json_schema_extra=list_map("value"),
     )
 
     @model_validator(mode="after")
@@ -75,7 +71,7 @@ class ConstraintsParams(Record):
     """Stratified sampling: which shares the kept conversations of each origin shall have."""
 
     dimensions: list[ConstraintDimension] = Field(
-        min_length=1, max_length=8, description="What is matched.", json_schema_extra=_list_map("name")
+        min_length=1, max_length=8, description="What is matched.", json_schema_extra=list_map("name")
     )
     tolerance: float = Field(
         0.01, ge=0, le=1, description="A share that is off by more than this has not been met, and the report says why."

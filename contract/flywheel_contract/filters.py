@@ -5,7 +5,7 @@ from typing import Annotated, Final
 
 from pydantic import Field, StringConstraints
 
-from flywheel_contract.base import Record
+from flywheel_contract.base import Record, list_map
 from flywheel_contract.safety import ClassifierParams
 
 EntityName = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]*$", max_length=64)]
@@ -54,7 +54,7 @@ class PrivacyParams(Record):
         default_factory=list,
         max_length=16,
         description="Identifiers of your own, found by regular expressions; always looked for, whatever entities says.",
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        json_schema_extra=list_map("name"),
     )
     named_entity_model: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=64)] = Field(
         NER_MODEL, description="spaCy model behind the named entities, as a package in the image; none is downloaded."

@@ -5,7 +5,7 @@ from typing import Annotated, Final, Self
 
 from pydantic import Field, model_validator
 
-from flywheel_contract.base import Record
+from flywheel_contract.base import Record, list_map
 
 PATTERN_MAX_LENGTH: Final = 256
 
@@ -31,7 +31,7 @@ class StyleParams(Record):
         default_factory=list,
         max_length=16,
         description="Artefacts of your own, beside the built-in ones.",
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        json_schema_extra=list_map("name"),
     )
     tolerance: float = Field(
         0.1, ge=0, le=1, description="An artefact jumps where its rate rises by more than this over the baseline's."

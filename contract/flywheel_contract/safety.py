@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from flywheel_contract.base import Record
+from flywheel_contract.base import Record, list_map
 
 Category = Annotated[str, StringConstraints(pattern=r"^[A-Za-z]([A-Za-z0-9_/-]*[A-Za-z0-9])?$", max_length=64)]
 """What kind of harm, as it is counted: letters, digits, `_`, `/` and `-`."""
@@ -46,7 +46,7 @@ class ClassifierParams(Record):
         default_factory=list,
         max_length=16,
         description="Phrases beside those that come with the embedded classifier; an endpoint does not use them.",
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["category"]},
+        json_schema_extra=list_map("category"),
     )
     endpoint: ModerationEndpoint | None = Field(
         None, description="Ask this endpoint instead of the embedded classifier. No answer counts as unsafe."

@@ -6,11 +6,10 @@ from contextlib import ExitStack
 import pytest
 
 from e2e import tiny_model
-from e2e.kubectl import Manifest
 from e2e.population.tally import Tally
 from e2e.world.client import chatting
 from e2e.world.online import abtest, claim_path, ended, in_phase, nobody_lost, people, put_voices, running
-from e2e.world.world import World
+from e2e.world.world import World, message
 
 pytestmark = pytest.mark.cluster
 
@@ -47,7 +46,7 @@ def crowd(tests: World) -> dict[str, Tally]:
 
 def test_one_test_of_a_lineage_at_a_time_and_the_next_says_that_it_waits(tests: World) -> None:
     waiting = in_phase(tests, NEXT, ("Pending",), 30)
-    assert f"in line behind {SILENT}" in _message(waiting, "Progressing")
+    assert f"in line behind {SILENT}" in message(waiting, "Progressing")
     tests.kubectl.annotate("abt", NEXT, abort="changed-my-mind")
     assert ended(tests, NEXT, 30)["phase"] == "Aborted"
     assert tests.kubectl.get("deployment", f"{NEXT}-treatment") is None
@@ -90,7 +89,7 @@ def test_the_numbers_are_explained_and_kept(tests: World, crowd: dict[str, Tally
     status = ended(tests, LIKED)
     assert status["exposed"] in columns[1]
     assert "TreatmentWins" in columns[1]
-    assert "what it can see is not known" in _message(status, "Powered")
+    assert "what it can see is not known" in message(status, "Powered")
     assert any("TreatmentWins: messagesPerUser +" in e for e in tests.events(LIKED))
     final = status["runs"][-1]
     report = json.loads(tests.loader.run("cat", claim_path(final["reportUri"])))
@@ -119,7 +118,3 @@ def _pods(world: World, test: str, part: str) -> list[str]:
         p["metadata"]["name"] for p in world.kubectl.list("pods") if p["status"]["phase"] in ("Pending", "Running")
     )
     return [name for name in names if name.startswith(f"{test}-{part}")]
-
-
-def _message(status: Manifest, condition: str) -> str:
-    return next((c["message"] for c in status.get("conditions", []) if c["type"] == condition), "")

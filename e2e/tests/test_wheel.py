@@ -9,7 +9,7 @@ import pytest
 from e2e.kubectl import KubectlError, Manifest
 from e2e.world.client import chatting
 from e2e.world.manifests import CLAIM, FULL_RECIPE, IMPOSSIBLE, ROOT, SOURCES, generation, reward_model
-from e2e.world.world import TERMINAL, World, serving, stage
+from e2e.world.world import TERMINAL, World, message, serving, stage
 
 pytestmark = pytest.mark.cluster
 
@@ -21,7 +21,7 @@ def test_reward_models_of_several_references_train_at_once(world: World) -> None
         {"rewardModel": "tiny"}, {"rewardModel": "tiny-too", "weight": 0.5},
     ]))  # fmt: skip
     waiting = world.phase("alpha-1", "Pending", 60)
-    assert "waits for the RewardModel tiny to be created" in _message(waiting, "Progressing")
+    assert "waits for the RewardModel tiny to be created" in message(waiting, "Progressing")
     world.kubectl.apply(reward_model("tiny"), reward_model("tiny-too", seed=1))
     together = world.kubectl.wait(
         "rm", "tiny-too", lambda o: _stage_state(world, "tiny", o) == ("Running", "Running"), 120
@@ -91,7 +91,7 @@ def test_promotion_by_hand_wants_the_hash_and_the_second_one_finds_its_baseline_
     world.kubectl.apply(generation("gamma-1", "gamma", **manual), generation("gamma-2", "gamma", seed=1, **manual))
     first = world.phase("gamma-1", "AwaitingPromotion", 420)
     world.phase("gamma-2", "AwaitingPromotion", 420)
-    assert f"promote={first['promotionHash']}" in _message(first, "Progressing")
+    assert f"promote={first['promotionHash']}" in message(first, "Progressing")
     world.kubectl.annotate("gen", "gamma-1", promote="0123456789ab")
     refused = world.kubectl.wait(
         "gen", "gamma-1", lambda o: any(c["outcome"] == "refused" for c in o["status"].get("commands", [])), 30
@@ -131,7 +131,7 @@ def test_what_serves_cannot_be_deleted_from_under_its_users(world: World) -> Non
     with chatting(world.kubectl, world.images["trainer"], "alpha") as client:
         world.kubectl("delete", "gen", "alpha-1", "--wait=false", "--cascade=foreground")
         held = world.kubectl.wait(
-            "gen", "alpha-1", lambda o: "it is deleted once" in _message(o["status"], "Serving"), 60
+            "gen", "alpha-1", lambda o: "it is deleted once" in message(o["status"], "Serving"), 60
         )
         assert held["metadata"]["deletionTimestamp"]
         before = client.count().answered
@@ -167,7 +167,7 @@ def test_bad_data_fails_at_once_in_the_trainers_own_words(world: World) -> None:
         assert failed["attempts"] == 1
         assert sentence in failed["message"]
         assert f"bad-{name}.jsonl" in failed["message"]
-        assert failed["message"] in _message(status, "Progressing")
+        assert failed["message"] in message(status, "Progressing")
         assert "verdict" not in status
 
 
@@ -181,10 +181,6 @@ def _stage_state(world: World, other: str, found: Manifest) -> tuple[str, str]:
     mine = stage(found.get("status", {}), "reward-model").get("state", "")
     theirs = stage((world.kubectl.get("rm", other) or {}).get("status", {}), "reward-model").get("state", "")
     return mine, theirs
-
-
-def _message(status: Manifest, condition: str) -> str:
-    return next((c["message"] for c in status.get("conditions", []) if c["type"] == condition), "")
 
 
 @contextmanager

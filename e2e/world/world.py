@@ -65,6 +65,11 @@ def stage(status: Manifest, name: str) -> Manifest:
     return next((s for s in status.get("stages", []) if s["name"] == name), {})
 
 
+def message(status: Manifest, condition: str) -> str:
+    """What a condition of a status says; empty where it is not there."""
+    return next((c["message"] for c in status.get("conditions", []) if c["type"] == condition), "")
+
+
 def bring_up(target: Target, namespace: str, scratch: Path, **values: Any) -> World:  # noqa: ANN401 -- Helm values
     """Cluster, images, namespace, claim with model and data, operator."""
     target.up()

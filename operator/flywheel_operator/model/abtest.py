@@ -4,7 +4,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import ConfigDict, Field
 
-from flywheel_contract.base import Name, Record
+from flywheel_contract.base import Name, Record, list_map
 from flywheel_contract.durations import Duration
 from flywheel_contract.experiment import (
     BUILTIN_NAMES,
@@ -24,7 +24,6 @@ from flywheel_operator.model.common import (
     ShortText,
     cel,
     frozen_rules,
-    list_map,
     unique_list,
     validations,
 )

@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from flywheel_contract.base import list_map
 from flywheel_operator.model.abtest import ABTestSpec
-from flywheel_operator.model.common import list_map
 from flywheel_operator.model.experiment import AbReason, AbVerdict
 from flywheel_operator.model.phases import ABTestPhase
 from flywheel_operator.model.status import BaseStatus, ModelRef, StatusRecord, Time

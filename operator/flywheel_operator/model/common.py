@@ -4,7 +4,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Field
 
-from flywheel_contract.base import Name, Record
+from flywheel_contract.base import Name, Record, list_map
 from flywheel_contract.judging import StyleParams
 from flywheel_contract.metric_names import Metric
 from flywheel_contract.stage_spec import MAX_DAYS, DateRange
@@ -54,11 +54,6 @@ SafeUri = Annotated[
     ),
 ]
 """What `parse_uri` takes, refused at admission otherwise."""
-
-
-def list_map(*keys: str) -> dict[str, Any]:
-    """The schema extension of a list whose entries are told apart by `keys`."""
-    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys)}
 
 
 def unique_list(key: str) -> dict[str, Any]:

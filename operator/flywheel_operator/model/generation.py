@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from flywheel_contract.base import Name, Record
+from flywheel_contract.base import Name, Record, list_map
 from flywheel_contract.curation_params import DiversityParams
 from flywheel_contract.filters import SafetyParams
 from flywheel_contract.metric_names import REPORTED_BY, Metric
@@ -28,7 +28,6 @@ from flywheel_operator.model.common import (
     SourceName,
     cel,
     frozen_rules,
-    list_map,
     unique_list,
     validations,
 )

@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
+from flywheel_contract.base import list_map
 from flywheel_contract.metric_names import REPORTED_BY, REWARD_METRICS
 from flywheel_contract.params import RewardModelParams, SignalParams
 from flywheel_contract.stages import RewardModelType, Stage
@@ -14,7 +15,6 @@ from flywheel_operator.model.common import (
     SafeUri,
     cel,
     frozen_rules,
-    list_map,
     validations,
 )
 from flywheel_operator.model.serving import CharacterSpec

@@ -5,10 +5,9 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from flywheel_contract.base import Record
+from flywheel_contract.base import Record, list_map
 from flywheel_contract.manifest import Measurement
 from flywheel_contract.stages import Stage
-from flywheel_operator.model.common import list_map
 from flywheel_operator.model.generation import GenerationSpec
 from flywheel_operator.model.phases import Phase, RewardModelPhase, StageState, Verdict
 from flywheel_operator.model.reward_model import RewardModelSpec
