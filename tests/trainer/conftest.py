@@ -9,8 +9,8 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from e2e import tiny_model
-from tests.trainer.workshop import Workshop
+from e2e import tiny_data, tiny_model
+from tests.trainer.workshop import Json, Workshop
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +24,12 @@ def workshop(tmp_path: Path) -> Workshop:
     """An empty claim of its own."""
     (tmp_path / "lab").mkdir()
     return Workshop(tmp_path)
+
+
+@pytest.fixture
+def inputs(workshop: Workshop, tiny: Path) -> list[Json]:
+    """What sft needs, resolved: a tiny model and a hundred chats."""
+    return [
+        workshop.input("policy", workshop.add_model(tiny, "base")),
+        workshop.input("prompts", workshop.add_data("traffic", tiny_data.traffic(100))),
+    ]

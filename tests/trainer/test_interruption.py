@@ -2,7 +2,6 @@
 
 import json
 import signal
-import socket
 import time
 import urllib.request
 from collections.abc import Callable
@@ -10,30 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from e2e import tiny_data
 from flywheel_contract.metric_names import Metric
 from flywheel_contract.progress import Progress
 from flywheel_contract.stage_result import Reason
 from flywheel_trainer import checkpoints
-from tests.trainer.workshop import Json, Workshop
+from tests.trainer.workshop import Json, Workshop, free_port
 
 pytestmark = pytest.mark.training
 
 STEPS = 150
-
-
-@pytest.fixture
-def inputs(workshop: Workshop, tiny: Path) -> list[Json]:
-    return [
-        workshop.input("policy", workshop.add_model(tiny, "base")),
-        workshop.input("prompts", workshop.add_data("traffic", tiny_data.traffic(100))),
-    ]
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 def watch(port: int, enough: Callable[[Progress], bool], seconds: float = 300) -> Progress:

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,12 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from e2e import tiny_data
 from flywheel_contract.metric_names import Metric
 from flywheel_contract.stage_result import Reason, StageResult
 from flywheel_contract.stages import Stage
 from flywheel_trainer import launch
-from tests.trainer.workshop import Json, Workshop
+from tests.trainer.workshop import Json, Workshop, free_port
 
 STEPS = 6
 ZERO_3 = json.dumps(
@@ -32,20 +30,6 @@ ZERO_3 = json.dumps(
 TOLERANCE = 1e-5
 """Relative. fp32 rounds at 6e-8; a few thousand sums per loss in another order, and six steps of Adam, whose first
 ones divide by the gradient's own size, make up to three digits of that."""
-
-
-@pytest.fixture
-def inputs(workshop: Workshop, tiny: Path) -> list[Json]:
-    return [
-        workshop.input("policy", workshop.add_model(tiny, "base")),
-        workshop.input("prompts", workshop.add_data("traffic", tiny_data.traffic(100))),
-    ]
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 def pod(node: int, **more: str) -> dict[str, str]:

@@ -27,6 +27,7 @@ from flywheel_contract.stage_spec import (
     StageSpec,
 )
 from flywheel_contract.stages import Role, Stage
+from flywheel_operator.model.common import DataSource
 from flywheel_operator.model.generation import GenerationSpec, RecipeSpec, RejectionSamplingSpec
 from flywheel_operator.model.objects import RewardModel
 from flywheel_operator.model.snapshot import Snapshot
@@ -50,21 +51,8 @@ def generation_stages(recipe: RecipeSpec) -> list[Stage]:
 def resolve_generation(name: str, spec: GenerationSpec) -> ResolveSpec:
     """Everything that the spec names by URI, to be looked at and given a digest."""
     inputs = [
-        *(
-            Input(name=f"traffic-{s.name}", role=Role.TRAFFIC, kind="Data", uri=s.uri, origin=s.origin, dates=s.dates)
-            for s in spec.data.traffic
-        ),
-        *(
-            Input(
-                name=f"preferences-{s.name}",
-                role=Role.PREFERENCES,
-                kind="Data",
-                uri=s.uri,
-                origin=s.origin,
-                dates=s.dates,
-            )
-            for s in spec.data.preferences
-        ),
+        *(_data(Role.TRAFFIC, source) for source in spec.data.traffic),
+        *(_data(Role.PREFERENCES, source) for source in spec.data.preferences),
         *(
             Input(name=f"sft-{s.name}", role=Role.SFT_DATA, kind="Data", uri=s.uri, weight=s.weight)
             for s in spec.data.sft
@@ -98,21 +86,8 @@ def resolve_reward_model(name: str, model: RewardModel) -> ResolveSpec:
     """As `resolve_generation`, of a RewardModel."""
     spec = model.spec
     inputs = [
-        *(
-            Input(
-                name=f"preferences-{s.name}",
-                role=Role.PREFERENCES,
-                kind="Data",
-                uri=s.uri,
-                origin=s.origin,
-                dates=s.dates,
-            )
-            for s in spec.preferences
-        ),
-        *(
-            Input(name=f"traffic-{s.name}", role=Role.TRAFFIC, kind="Data", uri=s.uri, origin=s.origin, dates=s.dates)
-            for s in spec.traffic
-        ),
+        *(_data(Role.PREFERENCES, source) for source in spec.preferences),
+        *(_data(Role.TRAFFIC, source) for source in spec.traffic),
         Input(name=PARENT_INPUT, role=Role.POLICY, kind="Model", uri=spec.base_model),
     ]
     return ResolveSpec(
@@ -265,6 +240,12 @@ def _find(done: Mapping[Stage, StageStatus], stage: Stage, output: str) -> Outpu
         if candidate.name == output:
             return candidate
     raise ValueError(f"stage {stage} left no output {output}")
+
+
+def _data(role: Role, source: DataSource) -> Input:
+    """A data source of the spec as an input, named by its role."""
+    name = f"{role.value}-{source.name}"
+    return Input(name=name, role=role, kind="Data", uri=source.uri, origin=source.origin, dates=source.dates)
 
 
 def _output(done: Mapping[Stage, StageStatus], stage: Stage, output: str, role: Role) -> Input:
