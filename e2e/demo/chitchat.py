@@ -7,6 +7,8 @@ Rules, stated plainly because the package knows neither characters nor origins:
 - Messages sent in a row are one turn. A conversation is cut to at most `MAX_TURNS` turns, at the last reply whose
   length lies within `REPLY_WORDS`; without such a reply it is dropped.
 - A user gives at most `PER_USER` conversations: one of them had 235, and intervals are drawn over users.
+- Afterwards it was asked how interesting the chat was, on a slider from 1 to 10 that began at 5. A 5 says nothing; 9
+  and 10 are `foundInteresting: true`, everything else is false.
 - The package has **one** origin. The users whose hash falls into the lowest 40 % are called annotators (`Internal`),
   the others production (`User`): two samples of one population that share no user. A gap between them is chance.
 """
@@ -33,6 +35,9 @@ MAX_TURNS: Final = 4
 REPLY_WORDS: Final = (5, 40)
 PER_USER: Final = 12
 INTERNAL_SHARE: Final = 0.4
+INTERESTING: Final = 9
+UNTOUCHED: Final = 5
+"""Of the slider."""
 
 
 @dataclass
@@ -82,9 +87,15 @@ def _row(name: str, raw: dict[str, Any], dropped: Counter[str]) -> dict[str, Any
         "time": raw["start"],
         "messages": [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts[:cut])],
         # What the user did next is known: wrote again, or never.
-        "signals": {"continued": len(texts) > cut},
+        "signals": {"continued": len(texts) > cut, **_rating(raw)},
         "consent": {"training": True},
     }
+
+
+def _rating(raw: dict[str, Any]) -> dict[str, bool]:
+    """Whether it was found interesting, where the slider was moved at all."""
+    rated = raw.get("ratings", {}).get("interesting", UNTOUCHED)
+    return {} if rated == UNTOUCHED else {"foundInteresting": rated >= INTERESTING}
 
 
 def _cuts(turns: int) -> Iterator[int]:

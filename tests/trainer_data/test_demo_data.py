@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from e2e.demo import chitchat, preferences
 
 
@@ -28,6 +30,17 @@ def test_the_first_to_speak_is_the_user_and_messages_in_a_row_are_one_turn(tmp_p
         {"role": "assistant", "content": "oh hello to you my friend"},
     ]
     assert row["signals"] == {"continued": True}
+
+
+@pytest.mark.parametrize(("rated", "said"), [(9, True), (8, False), (1, False), (5, None)])
+def test_a_rating_counts_where_the_slider_was_moved(tmp_path: Path, rated: int, said: bool | None) -> None:
+    groups = [group("a", "hi"), group("b", "this reply has seven words in it")]
+    raw = {"messages": groups, "prompt": "Cats?", "start": "2018", "ratings": {"interesting": rated}}
+    file = tmp_path / chitchat.DATASET
+    file.parent.mkdir()
+    file.write_text(json.dumps({"c": raw}))
+    (row,) = chitchat.load(tmp_path).rows
+    assert row["signals"].get("foundInteresting") is said
 
 
 def test_what_is_dropped_is_counted(tmp_path: Path) -> None:
