@@ -52,7 +52,7 @@ def real(count: int, packages: Path, scratch: Path) -> embeddings.Vectors:
     """The first `count` utterances of the chit-chat data set, embedded."""
     raw = json.loads((packages / chitchat.DATASET).read_text(encoding="utf-8"))
     texts = [m["text"] for c in raw.values() for group in c["messages"] for m in group if m["text"].strip()]
-    return embeddings.Embedder(embeddings.embedded_model()).embed(texts[:count], 64, scratch)
+    return embeddings.Embedder(embeddings.embedded_model()).embed(texts[:count], scratch)
 
 
 def rows(count: int) -> list[Conversation]:

@@ -345,7 +345,9 @@ class EvaluateParams(SamplingParams):
 
     max_new_tokens: int = Field(128, ge=1, le=32_768, description="Longest reply in tokens.")
     temperature: float = Field(0.7, gt=0, le=5, description="Sampling temperature, the same for both models.")
-    max_prompts_per_origin: int = Field(512, ge=1, le=1_000_000, description="Prompts used from each origin.")
+    max_prompts_per_origin: int = Field(
+        512, ge=1, le=1_000_000, description="Prompts used from each origin: one of each user first."
+    )
     bootstrap_samples: int = Field(2000, ge=100, le=100_000, description="Resamples over users behind the intervals.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Two-sided confidence of the intervals.")
     checkpoint_prompts_per_origin: int = Field(

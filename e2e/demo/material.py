@@ -22,7 +22,7 @@ Say = Callable[[str], None]
 
 TRAFFIC = 1800
 """Conversations: two slices with more than 50 held-out users of each origin, which the default gates need."""
-PREFERENCES = 640
+PREFERENCES = 440
 """Conversations to which the base model replies; about half of them make a pair."""
 
 TENTHS = 10

@@ -100,7 +100,7 @@ def test_the_embedded_model_knows_what_means_the_same(embedder: embeddings.Embed
         "?" * 9000,
     ]
     done: list[float] = []
-    vectors = embedder.embed(texts, 2, tmp_path / "scratch", done.append)
+    vectors = embedder.embed(texts, tmp_path / "scratch", progress=done.append)
     assert vectors.shape == (5, embedder.dimensions) == (5, 384)
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-4)
     assert vectors[0] @ vectors[1] > 0.85
@@ -112,9 +112,9 @@ def test_the_embedded_model_knows_what_means_the_same(embedder: embeddings.Embed
 def test_of_a_long_text_the_end_counts(embedder: embeddings.Embedder, tmp_path: Path) -> None:
     end = "And what do you think of cats?"
     vectors = embedder.embed(
-        [("We spoke of taxes. " * 500) + end, ("We sailed far. " * 500) + end, end], 4, tmp_path / "s"
+        [("We spoke of taxes. " * 500) + end, ("We sailed far. " * 500) + end, end], tmp_path / "s"
     )
-    bare = embedder.embed(["We spoke of taxes. " * 500, "We sailed far. " * 500], 4, tmp_path / "s")
+    bare = embedder.embed(["We spoke of taxes. " * 500, "We sailed far. " * 500], tmp_path / "s")
     assert vectors[0] @ vectors[1] > bare[0] @ bare[1] + 0.05
 
 

@@ -8,10 +8,12 @@ import pytest
 from flywheel_contract.judging import StyleParams
 from flywheel_contract.metric_names import Metric
 from flywheel_contract.params import EvaluateParams
+from flywheel_contract.stages import Origin
 from flywheel_trainer.answers import Answers, Cast
 from flywheel_trainer.data.rows import Conversation
 from flywheel_trainer.judgement import Judgement, Measured, measure
 from flywheel_trainer.perplexity import Likelihoods
+from flywheel_trainer.stages.evaluate import draw
 
 COUNT = 40
 ROWS = [
@@ -95,3 +97,15 @@ def test_a_jump_is_named_in_the_sentence() -> None:
 def test_the_parent_must_have_read_what_is_compared_with_it() -> None:
     with pytest.raises(ValueError, match="the parent has not read the replies of x"):
         Answers("x", [0], ["a"], likely(1, 1)).divergence([0])
+
+
+def test_the_draw_takes_one_prompt_of_each_user_before_a_second_one() -> None:
+    def row(user: str, number: int) -> Conversation:
+        return Conversation(conversation=f"{user}-{number}", user=user, origin=Origin.USER, messages=ROWS[0].messages)
+
+    rows = [row(user, number) for user, owned in (("busy", 30), ("a", 2), ("b", 1)) for number in range(owned)]
+    assert [r.user for r in draw(rows, 5, seed=1)].count("busy") == 2
+    assert {r.user for r in draw(rows, 3, seed=1)} == {"busy", "a", "b"}
+    assert sorted(r.conversation for r in draw(rows, 100, seed=1)) == sorted(r.conversation for r in rows)
+    assert draw(list(reversed(rows)), 5, seed=1) == draw(rows, 5, seed=1)
+    assert draw(rows, 5, seed=1) != draw(rows, 5, seed=2)

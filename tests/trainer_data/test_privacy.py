@@ -95,7 +95,7 @@ def test_own_recognizers_are_looked_for_whatever_entities_says() -> None:
     assert entities(own(r"(?=x)|CU"), "xx") == set()
 
 
-@pytest.mark.parametrize("pattern", [r"(a+)+$", r"(\d+)*x", r"(x+x+)+y", r"(\w|\s|[a-z])+#", r"(-?-?)*-#"])
+@pytest.mark.parametrize("pattern", [r"(a+)+$", r"(\d+)*x", r"(x+x+)+y", r"(\w|\s|[a-z])+#", r"(-+-+)*-#"])
 def test_a_pattern_that_takes_for_ever_is_refused_at_the_start(pattern: str) -> None:
     with pytest.raises(SpecError, match=r"^privacy\.recognizers CUSTOMER_ID: the pattern took more than 0\.5 seconds"):
         own(pattern)

@@ -103,13 +103,16 @@ def _features(base: Path, precision: Precision, conversations: Sequence[list[Mes
     model = read_policy(base, dtype_of(precision)).to(device()).eval()
     tokenizer = load_tokenizer(base)
     rows = [token_ids(tokenizer, render(tokenizer, messages)) for messages in conversations]
-    found = []
-    for start in range(0, len(rows), _BATCH):
-        part = rows[start : start + _BATCH]
+    # Of like lengths together, to pad little.
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+    found = np.empty((len(rows), model.config.hidden_size))
+    for start in range(0, len(order), _BATCH):
+        chosen = order[start : start + _BATCH]
+        part = [rows[index] for index in chosen]
         width = max(map(len, part))
         ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in part], device=model.device)
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in part], device=model.device)
         hidden = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state.float()
         weight = mask.unsqueeze(-1)
-        found.append(((hidden * weight).sum(1) / weight.sum(1)).cpu().numpy())
-    return np.concatenate(found).astype(np.float64)
+        found[chosen] = ((hidden * weight).sum(1) / weight.sum(1)).cpu().numpy()
+    return found

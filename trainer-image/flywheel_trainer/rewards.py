@@ -29,6 +29,8 @@ from flywheel_trainer.prompts import fit_prompt, render, split_tools, token_ids
 
 _log = logging.getLogger(__name__)
 
+READ_TOGETHER: Final = 4
+"""Rows that a training stage reads at once for each that it trains on at once: no activations are kept for them."""
 MAX_TOKENS: Final = 2048
 """A conversation that a reward model reads is shortened to this, or to what the model has positions for."""
 

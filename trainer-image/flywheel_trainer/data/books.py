@@ -12,6 +12,7 @@ from flywheel_contract.params import CurateParams
 from flywheel_contract.stages import Origin
 from flywheel_trainer.context import StageContext
 from flywheel_trainer.data.constraints import Share, Traffic
+from flywheel_trainer.data.executors import Executor
 from flywheel_trainer.data.rows import Conversation
 from flywheel_trainer.data.split import is_keyed
 from flywheel_trainer.errors import DataError
@@ -65,6 +66,8 @@ class Curation:
 
     rows: list[Conversation]
     ctx: StageContext
+    executor: Executor
+    """Who looks at the rows one by one."""
     dropped: Counter[str] = field(default_factory=Counter)
     dropped_of: Counter[tuple[str, Origin]] = field(default_factory=Counter)
     """The same by origin."""

@@ -8,17 +8,15 @@ import json
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
+from flywheel_trainer.data.executors import HERE, Executor
 from flywheel_trainer.errors import ModelError
 from flywheel_trainer.model_files import check_model
-
-if TYPE_CHECKING:
-    pass
 
 LARGE: Final = 50_000
 """From so many texts on, vectors lie in a file as float16 (half the size; the cosine is off by less than 0.001)."""
@@ -66,8 +64,12 @@ def check_embedder(path: Path) -> None:
 class Embedder:
     """A loaded model, on this process's accelerator or the CPU."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises ModelError where the folder is refused or cannot be loaded."""
+    def __init__(self, path: Path, batch_size: int = 64) -> None:
+        """`batch_size` is how many texts the model reads at once.
+
+        Raises:
+            ModelError: the folder is refused, or cannot be loaded.
+        """
         check_embedder(path)
         from sentence_transformers import SentenceTransformer  # noqa: PLC0415 -- many seconds of import
         from transformers.utils import logging as transformers_logging  # noqa: PLC0415
@@ -86,10 +88,36 @@ class Embedder:
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"model folder {path} cannot be loaded: {error}") from error
         self._model.tokenizer.truncation_side = "left"
+        self._made_of = (path, batch_size)
         self.dimensions = int(self._model.encode(["."], show_progress_bar=False).shape[1])
 
+    def __reduce__(self) -> tuple[type["Embedder"], tuple[Path, int]]:
+        """On another machine it is loaded from the same folder, not copied."""
+        return type(self), self._made_of
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """A row of `dimensions` numbers for each text.
+
+        Raises:
+            ModelError: the model gives something that is no number.
+        """
+        found: NDArray[np.float32] = self._model.encode(
+            [text[-TEXT_CHARACTERS:] for text in texts],
+            batch_size=self._made_of[1],
+            normalize_embeddings=True,
+            convert_to_numpy=True,
+            show_progress_bar=False,
+        )
+        if not np.isfinite(found).all():
+            raise ModelError("the embedding model gives NaN or infinite numbers; use another one")
+        return found
+
     def embed(
-        self, texts: Sequence[str], batch_size: int, scratch: Path, progress: Callable[[float], None] = lambda _: None
+        self,
+        texts: Sequence[str],
+        scratch: Path,
+        executor: Executor = HERE,
+        progress: Callable[[float], None] = lambda _: None,
     ) -> Vectors:
         """`len(texts)` rows of `dimensions` numbers; above LARGE texts they are float16 in the file `scratch`.
 
@@ -99,15 +127,11 @@ class Embedder:
             ModelError: the model gives something that is no number.
         """
         vectors = allocate(len(texts), self.dimensions, scratch)
-        for start in range(0, len(texts), _CHUNK):
-            chunk = [text[-TEXT_CHARACTERS:] for text in texts[start : start + _CHUNK]]
-            found = self._model.encode(
-                chunk, batch_size=batch_size, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False
-            )
-            if not np.isfinite(found).all():
-                raise ModelError("the embedding model gives NaN or infinite numbers; use another one")
-            vectors[start : start + len(chunk)] = found
-            progress((start + len(chunk)) / len(texts))
+        start = 0
+        for found in executor.map(self, texts, _CHUNK):
+            vectors[start : start + len(found)] = found
+            start += len(found)
+            progress(start / len(texts))
         return vectors
 
 

@@ -14,6 +14,7 @@ from presidio_analyzer import RecognizerResult
 from presidio_anonymizer import AnonymizerEngine
 
 from flywheel_contract.filters import PrivacyMode, PrivacyParams
+from flywheel_trainer.data.executors import HERE, Executor
 from flywheel_trainer.data.recognizers import (
     NAMED_ENTITIES,
     Finder,
@@ -36,7 +37,7 @@ _FREE_TEXT: Final = ("signals", "metadata")
 
 @dataclass
 class Screened:
-    """What is left, and what was found."""
+    """What is left of some rows, and what was found."""
 
     rows: list[Conversation] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
@@ -44,6 +45,13 @@ class Screened:
     redacted: Counter[str] = field(default_factory=Counter)
     """Entity -> conversations in which it was replaced."""
     redacted_rows: int = 0
+
+    def add(self, further: "Screened") -> None:
+        """Takes in what came of the rows after these."""
+        self.rows += further.rows
+        self.dropped += further.dropped
+        self.redacted += further.redacted
+        self.redacted_rows += further.redacted_rows
 
 
 class PrivacyFilter:
@@ -56,6 +64,7 @@ class PrivacyFilter:
             SpecError: an unknown entity, or an expression that cannot be used.
             ConfigError: the named-entity model is not installed.
         """
+        self._made_of = (params, tuple(names))
         entities = list(dict.fromkeys(params.entities))
         own = {r.name for r in params.recognizers}
         by_pattern = pattern_entities()
@@ -64,7 +73,7 @@ class PrivacyFilter:
             known = sorted({*by_pattern, *NAMED_ENTITIES, *own})
             raise SpecError(f"privacy.entities: unknown {', '.join(unknown)}; the filter knows: {', '.join(known)}")
         self._min_score, self._mode = params.min_score, params.mode
-        self._allowed = _any_of([*params.allow_list, *names])
+        self._allowed = _any_of([*params.allow_list, *self._made_of[1]])
         # What only a pattern can find is looked for again in a redacted text.
         self._certain: list[Finder] = []
         patterns = [e for e in entities if e in by_pattern]
@@ -79,6 +88,22 @@ class PrivacyFilter:
         self._looks_at_ids = _MAIL in entities
         self._anonymizer = AnonymizerEngine()
 
+    def __reduce__(self) -> tuple[type["PrivacyFilter"], tuple[PrivacyParams, tuple[str, ...]]]:
+        """On another machine it is made anew, not copied: it holds a model."""
+        return type(self), self._made_of
+
+    def __call__(self, rows: Sequence[Conversation]) -> Screened:
+        """As `screen`, on a batch of rows that fits into memory several times over."""
+        texts = [(number, text) for number, row in enumerate(rows) for text in _texts_of(row)]
+        found: list[dict[str, list[RecognizerResult]]] = [{} for _ in rows]
+        for (number, text), results in zip(texts, self.found([text for _, text in texts]), strict=True):
+            if results:
+                found[number][text] = results
+        screened = Screened()
+        for row, results_by_text in zip(rows, found, strict=True):
+            self._decide(screened, row, results_by_text)
+        return screened
+
     def found(self, texts: Sequence[str]) -> list[list[RecognizerResult]]:
         """The identifiers in each text, those of a low score and the allowed ones left out."""
         return self._found(texts, self._finders)
@@ -92,18 +117,11 @@ class PrivacyFilter:
         """`text` with `<ENTITY>` in place of what was found."""
         return str(self._anonymizer.anonymize(text, list(found)).text) if found else text
 
-    def screen(self, rows: Sequence[Conversation]) -> Screened:
+    def screen(self, rows: Sequence[Conversation], executor: Executor = HERE) -> Screened:
         """Drops or redacts the rows with identifiers. A row in which one is left after redaction is dropped."""
         screened = Screened()
-        for start in range(0, len(rows), _BATCH):
-            batch = rows[start : start + _BATCH]
-            texts = [(number, text) for number, row in enumerate(batch) for text in _texts_of(row)]
-            found: list[dict[str, list[RecognizerResult]]] = [{} for _ in batch]
-            for (number, text), results in zip(texts, self.found([text for _, text in texts]), strict=True):
-                if results:
-                    found[number][text] = results
-            for row, results_by_text in zip(batch, found, strict=True):
-                self._decide(screened, row, results_by_text)
+        for part in executor.map(self, rows, _BATCH):
+            screened.add(part)
         return screened
 
     def _decide(self, screened: Screened, row: Conversation, found: dict[str, list[RecognizerResult]]) -> None:

@@ -8,11 +8,40 @@ from typing import Final
 from flywheel_contract.filters import SafetyParams
 from flywheel_safety.choice import chosen
 from flywheel_safety.classifier import Classifier, ClassifierError, judge
+from flywheel_trainer.data.executors import Executor
 from flywheel_trainer.errors import ConfigError, StageError
 
 ATTEMPTS: Final = 4
 """How often an endpoint is asked before the stage fails and is tried again as a whole; 7 seconds apart in all."""
 _BATCH: Final = 1024
+_ROWS: Final = 256
+"""Rows that are given out together."""
+
+
+class SafetyFilter:
+    """The classifier that the settings name, asked about rows of texts."""
+
+    def __init__(self, params: SafetyParams, model: Path | None) -> None:
+        """`model` is where one by URI lies.
+
+        Raises:
+            ConfigError: the classifier cannot be set up.
+            ModelError: the model is refused.
+        """
+        self._made_of = (params, model)
+        self._asked = classifier(params, model)
+
+    def __reduce__(self) -> tuple[type["SafetyFilter"], tuple[SafetyParams, Path | None]]:
+        """On another machine it is set up anew, with that machine's environment: it may hold a model, or a key."""
+        return type(self), self._made_of
+
+    def __call__(self, rows: Sequence[Sequence[str]]) -> list[str | None]:
+        """As `unsafe_rows`."""
+        return unsafe_rows(self._asked, rows, self._made_of[0].threshold)
+
+    def screen(self, rows: Sequence[Sequence[str]], executor: Executor) -> list[str | None]:
+        """As `unsafe_rows`, wherever the executor works."""
+        return [category for part in executor.map(self, rows, _ROWS) for category in part]
 
 
 def classifier(params: SafetyParams, model: Path | None) -> Classifier:

@@ -9,6 +9,7 @@ from flywheel_contract.curation_params import DiversityParams
 from flywheel_contract.stages import Origin
 from flywheel_trainer.data import diversity
 from flywheel_trainer.data.embeddings import Embedder
+from flywheel_trainer.data.executors import Executor
 from flywheel_trainer.data.rows import Conversation, prompt_text
 
 
@@ -19,6 +20,7 @@ def diverse(
     *,
     seed: int,
     scratch: Path,
+    executor: Executor,
     say: Callable[[str], None],
 ) -> tuple[set[int], dict[str, int]]:
     """The numbers of the rows that are kept, and counts of clusters and pruned neighbours by origin.
@@ -34,8 +36,8 @@ def diverse(
             continue
         vectors = embedder.embed(
             [prompt_text(rows[n]) for n in numbers],
-            params.batch_size,
             scratch,
+            executor,
             lambda share, own=origin: say(f"embedding prompts of {own.value}: {share:.0%}"),
         )
         say(f"comparing prompts of {origin.value}")

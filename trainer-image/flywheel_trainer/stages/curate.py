@@ -36,9 +36,10 @@ from flywheel_trainer.data.books import (
     refuse_empty,
 )
 from flywheel_trainer.data.constraints import Share, sentence
+from flywheel_trainer.data.executors import executor
 from flywheel_trainer.data.retention import erased, is_over, latest, receipts
 from flywheel_trainer.data.rows import DATA_FILE, Conversation, prompt_text, read_traffic, texts_of, write_rows
-from flywheel_trainer.data.safety import classifier, unsafe_rows
+from flywheel_trainer.data.safety import SafetyFilter
 from flywheel_trainer.data.split import draw_key, held_out
 from flywheel_trainer.errors import ConfigError, DataError
 
@@ -53,7 +54,7 @@ def run(ctx: StageContext) -> StageOutcome:
         ConfigError: no traffic.
         DataError: a row is wrong, or no rows are left; says how many were dropped for which reason.
         SpecError: an unknown privacy entity, or an expression that cannot be used.
-        StageError: the safety classifier cannot be reached.
+        StageError: the safety classifier, or the Ray cluster, cannot be reached.
     """
     spec = ctx.spec
     if not isinstance(spec, CurateSpec):
@@ -62,10 +63,11 @@ def run(ctx: StageContext) -> StageOutcome:
     if not inputs:
         raise ConfigError("stage curate has no traffic: name at least one source in data.traffic")
     read = [row for i in inputs for row in read_traffic(i.path, i.origin)]
-    curation = Curation(read, ctx)
-    for number, (message, step) in enumerate(_STEPS):
-        ctx.progress(percent=5 + 90 * number / len(_STEPS), message=message)
-        step(curation, spec.params, spec.seed)
+    with executor() as chosen:
+        curation = Curation(read, ctx, chosen)
+        for number, (message, step) in enumerate(_STEPS):
+            ctx.progress(percent=5 + 90 * number / len(_STEPS), message=message)
+            step(curation, spec.params, spec.seed)
     if not curation.rows:
         raise DataError(f"no conversation of {len(read)} is left: {reasons(curation)}")
     evaluation = [row for row in curation.rows if held_out(row.user, spec.params.holdout_fraction)]
@@ -148,7 +150,7 @@ def _privacy(curation: Curation, params: CurateParams, _seed: int) -> None:
     from flywheel_trainer.data.privacy import PrivacyFilter  # noqa: PLC0415 -- Presidio takes seconds to import
 
     names = [character.name for character in curation.ctx.spec.characters]
-    screened = PrivacyFilter(params.privacy, names).screen(curation.rows)
+    screened = PrivacyFilter(params.privacy, names).screen(curation.rows, curation.executor)
     curation.keep(screened.rows, PRIVACY)
     curation.counts |= {f"droppedPrivacy.{entity}": n for entity, n in sorted(screened.dropped.items())}
     if params.privacy.mode is PrivacyMode.REDACT:
@@ -162,7 +164,7 @@ def _safety(curation: Curation, params: CurateParams, _seed: int) -> None:
         return
     model = next((i.path for i in curation.ctx.inputs(Role.SAFETY)), None)
     texts = [[text for m in row.messages for text in texts_of(m)] for row in curation.rows]
-    unsafe = unsafe_rows(classifier(params.safety, model), texts, params.safety.threshold)
+    unsafe = SafetyFilter(params.safety, model).screen(texts, curation.executor)
     curation.keep([row for row, category in zip(curation.rows, unsafe, strict=True) if category is None], SAFETY)
     categories = Counter(category for category in unsafe if category is not None)
     curation.counts |= {f"droppedSafety.{category}": n for category, n in sorted(categories.items())}
@@ -188,8 +190,9 @@ def _diversity(curation: Curation, params: CurateParams, seed: int) -> None:
     kept, counts = diverse(
         curation.rows,
         params.diversity,
-        Embedder(folder),
+        Embedder(folder, params.diversity.batch_size),
         seed=seed,
+        executor=curation.executor,
         scratch=ctx.work / "embeddings.f16",
         say=lambda message: ctx.progress(message=message),
     )

@@ -5,7 +5,9 @@ measured (no prompts of an origin, say) is left out, never guessed: a gate on it
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any, Final
 
 import numpy as np
@@ -42,7 +44,7 @@ def run(ctx: StageContext) -> StageOutcome:
     spec = ctx.spec
     if not isinstance(spec, EvaluateSpec):
         raise TypeError(f"evaluate was given the spec of {spec.stage}")
-    rows = _draw(ctx, spec.params.max_prompts_per_origin)
+    rows = _rows(ctx, spec.params.max_prompts_per_origin)
     general = _general(ctx, rows)
     cast = everyone_answers(ctx, spec.params, rows, general)
     ctx.progress(percent=90, message="scoring the replies")
@@ -64,14 +66,25 @@ def run(ctx: StageContext) -> StageOutcome:
     return StageOutcome(metrics=measured.metrics, counts=measured.counts, message=measured.sentence)
 
 
-def _draw(ctx: StageContext, per_origin: int) -> list[Conversation]:
-    """Prompts of both origins, at most `per_origin` of each, drawn by the seed."""
+def _rows(ctx: StageContext, per_origin: int) -> list[Conversation]:
     inputs = ctx.inputs(Role.EVALUATION)
     if not inputs:
         raise ConfigError("stage evaluate has no evaluation prompts; stage curate leaves them")
-    rows = [row for i in inputs for row in read_traffic(i.path, i.origin)]
-    rows.sort(key=lambda row: draw_key(ctx.spec.seed, row.conversation))
-    return [row for origin in Origin for row in [r for r in rows if r.origin is origin][:per_origin]]
+    return draw([row for i in inputs for row in read_traffic(i.path, i.origin)], per_origin, ctx.spec.seed)
+
+
+def draw(rows: Sequence[Conversation], per_origin: int, seed: int) -> list[Conversation]:
+    """At most `per_origin` rows of each origin by the seed: one of each user, then a second one of those who have more.
+
+    Intervals are drawn over users, so another user tells more than another prompt of the same one.
+    """
+    seen: Counter[str] = Counter()
+    rounds: list[tuple[int, Conversation]] = []
+    for row in sorted(rows, key=lambda row: draw_key(seed, row.conversation)):
+        rounds.append((seen[row.user], row))
+        seen[row.user] += 1
+    rounds.sort(key=itemgetter(0))
+    return [row for origin in Origin for row in [r for _, r in rounds if r.origin is origin][:per_origin]]
 
 
 def _general(ctx: StageContext, rows: list[Conversation]) -> list[Conversation]:

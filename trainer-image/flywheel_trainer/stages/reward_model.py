@@ -39,7 +39,7 @@ from flywheel_trainer.examples import encode_pair, preferences, require
 from flywheel_trainer.models import load_reward, read_scorer
 from flywheel_trainer.pairwise import PairwiseScorer, encode, text_of
 from flywheel_trainer.prompts import render, split_tools, token_ids
-from flywheel_trainer.rewards import Scorer
+from flywheel_trainer.rewards import READ_TOGETHER, Scorer
 from flywheel_trainer.stages import signal_model
 
 RESAMPLES = 2000
@@ -164,9 +164,10 @@ def _judge_pointwise(
     params: RewardStageParams, model: Path, tokenizer: PreTrainedTokenizerBase, pairs: list[Pair]
 ) -> Verdicts:
     scorer = Scorer("the new one", load_reward(model, params.precision), tokenizer)
-    chosen = scorer.score([pair.chosen for pair in pairs], params.batch_size)
-    rejected = scorer.score([pair.rejected for pair in pairs], params.batch_size)
-    scores = np.concatenate([chosen, rejected])
+    scores = scorer.score(
+        [*(pair.chosen for pair in pairs), *(pair.rejected for pair in pairs)], READ_TOGETHER * params.batch_size
+    )
+    chosen, rejected = np.split(scores, 2)
     lengths = [_length(p.row.chosen) for p in pairs] + [_length(p.row.rejected) for p in pairs]
     found = {
         Metric.REWARD_MEAN: Measurement(value=float(scores.mean()), n=len(scores)),
@@ -180,7 +181,10 @@ def _judge_pairwise(
 ) -> Verdicts:
     judge = load_reward(model, params.precision, (RewardModelType.PAIRWISE,))
     there, back = PairwiseScorer("the new one", judge, tokenizer).both_orders(
-        [p.prompt for p in pairs], [p.better for p in pairs], [p.worse for p in pairs], params.batch_size
+        [p.prompt for p in pairs],
+        [p.better for p in pairs],
+        [p.worse for p in pairs],
+        READ_TOGETHER * params.batch_size,
     )
     users = [p.row.user for p in pairs]
     same = intervals.mean(users, np.sign(there) == -np.sign(back), samples=RESAMPLES, seed=0)

@@ -29,7 +29,7 @@ from flywheel_trainer.examples import conversations, require
 from flywheel_trainer.intervals import Estimate
 from flywheel_trainer.models import load_reward
 from flywheel_trainer.prompts import fit_prompt, render, split_tools, token_ids, with_character
-from flywheel_trainer.rewards import Scorer
+from flywheel_trainer.rewards import READ_TOGETHER, Scorer
 from flywheel_trainer.signals import SignalExample, examples
 
 RESAMPLES: Final = 2000
@@ -65,7 +65,8 @@ def run(ctx: StageContext) -> StageOutcome:
     model = training.leave_model(ctx, params, start)
     ctx.progress(message="measuring on held-out users")
     scorer = Scorer("the new one", load_reward(model, params.precision), start.tokenizer)
-    judge = Judge(measured, scorer.score([r.messages for r in measured], params.batch_size), ctx.spec.seed)
+    scores = scorer.score([r.messages for r in measured], READ_TOGETHER * params.batch_size)
+    judge = Judge(measured, scores, ctx.spec.seed)
     metrics = judge.metrics()
     metrics |= _over_surface(judge, fitted)
     over_time, report = judge.over_time(params.signal.time_slices if params.signal else 0)

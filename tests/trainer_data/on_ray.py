@@ -1,0 +1,80 @@
+"""What test_executors has run in a network and process namespace of its own, where a Ray cluster may open its ports.
+
+Prints a line of JSON: the exit codes of a curation by each address, and what came of work that fails on one row.
+"""
+
+import fcntl
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from flywheel_trainer.data.executors import RAY_ADDRESS, executor
+from flywheel_trainer.errors import DataError, StageError
+
+GCS, CLIENT = "127.0.0.1:6399", "ray://127.0.0.1:10001"
+RAY = Path(sys.executable).with_name("ray")
+SIOCSIFFLAGS, IFF_UP = 0x8914, 1
+
+
+def doubled(rows: Sequence[int]) -> list[int]:
+    """Work on numbers, of which 13 is wrong."""
+    if 13 in rows:
+        raise DataError("row 13 is wrong")
+    return [2 * row for row in rows]
+
+
+def mapped(numbers: Sequence[int]) -> list[int] | str:
+    """What the executor makes of `doubled`."""
+    with executor() as chosen:
+        try:
+            return [number for part in chosen.map(doubled, numbers, 4) for number in part]
+        except StageError as error:
+            return f"{type(error).__name__}: {error}"
+
+
+@contextmanager
+def cluster() -> Iterator[None]:
+    """A cluster of one node on loopback."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        fcntl.ioctl(s, SIOCSIFFLAGS, struct.pack("16sh", b"lo", IFF_UP))
+    ports = ["--port=6399", "--ray-client-server-port=10001", "--include-dashboard=false"]
+    command = [str(RAY), "start", "--head", "--node-ip-address=127.0.0.1", "--num-cpus=2", *ports]
+    subprocess.run([*command, "--disable-usage-stats"], check=True, stdout=sys.stderr)
+    try:
+        yield
+    finally:
+        subprocess.run([str(RAY), "stop"], check=True, stdout=sys.stderr)
+
+
+def main(specs: Sequence[str]) -> None:
+    """Each spec's claims root is the folder that the spec lies in."""
+    found: dict[str, object] = {}
+    with cluster():
+        for address, spec in zip((GCS, CLIENT), specs, strict=True):
+            root = Path(spec).parent
+            own = {
+                RAY_ADDRESS: address,
+                "FLYWHEEL_CLAIMS_ROOT": str(root),
+                "FLYWHEEL_STATUS_PORT": "0",
+                "FLYWHEEL_TERMINATION_LOG": str(root / "termination-log"),
+            }
+            command = [sys.executable, "-m", "flywheel_trainer", "curate", "--spec", spec]
+            found[address] = subprocess.run(command, env=os.environ | own, check=False).returncode
+        os.environ[RAY_ADDRESS] = GCS
+        found["doubled"] = mapped(range(12))
+        found["wrong"] = mapped(range(20))
+    try:
+        mapped(range(2))
+    except StageError as error:
+        found["gone"] = f"{type(error).__name__}: {error}"
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,70 @@
+"""Curation in one process and on a Ray cluster: the same rows, the same counts, the same sentence when it fails."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e import tiny_data
+from flywheel_contract.manifest import Manifest
+from flywheel_trainer.data.executors import HERE
+from flywheel_trainer.errors import DataError
+from tests.trainer_data.on_ray import CLIENT, GCS, doubled
+from tests.trainer_data.workbench import Workbench
+
+REPOSITORY = Path(__file__).parents[2]
+MAIL = "write to a.b@example.com"
+SLUR = "fuck you, you stupid bitch"
+NAMESPACE = ["unshare", "--map-root-user", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+"""Ray listens on the machine's own address whatever it is told; here there is none but loopback."""
+
+
+def rows() -> list[dict[str, Any]]:
+    """Some of them with identifiers, some unsafe, some that say the same."""
+    found = tiny_data.traffic(600)
+    for number, row in enumerate(found):
+        text = MAIL if number % 40 == 0 else SLUR if number % 40 == 1 else f"{number} and {number * 7} things"
+        row["messages"][0]["content"] += f" {text}"
+    return found
+
+
+def laid_out(root: Path) -> tuple[Workbench, Path]:
+    """A claim with the rows, and the StageSpec of a curation with every filter that looks at rows one by one."""
+    (root / "lab").mkdir(parents=True)
+    bench = Workbench(root)
+    params = {"privacy": {"mode": "Redact"}, "diversity": {"keepFraction": 0.6}}
+    return bench, bench.spec("curate", [bench.input("traffic", bench.data("traffic", rows()))], **params)
+
+
+def test_batches_keep_their_order_and_an_empty_list_has_none() -> None:
+    assert list(HERE.map(doubled, range(9), 4)) == [[0, 2, 4, 6], [8, 10, 12, 14], [16]]
+    assert list(HERE.map(doubled, [], 4)) == []
+    with pytest.raises(DataError, match="row 13 is wrong"):
+        list(HERE.map(doubled, range(20), 4))
+
+
+def test_a_ray_cluster_leaves_what_one_process_leaves(tmp_path: Path) -> None:
+    if shutil.which("unshare") is None:
+        pytest.skip("no unshare: Ray would open ports on this machine's network")
+    (here, spec), (direct, first), (client, second) = (laid_out(tmp_path / name) for name in ("here", "gcs", "client"))
+    command = [*NAMESPACE, sys.executable, "-m", "tests.trainer_data.on_ray", str(first), str(second)]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=REPOSITORY, check=False)
+    assert ran.returncode == 0, ran.stderr[-4000:]
+    told = json.loads(ran.stdout.splitlines()[-1])
+    assert (told[GCS], told[CLIENT]) == (0, 0), ran.stderr[-4000:]
+    assert told["doubled"] == [2 * number for number in range(12)]
+    assert told["wrong"] == "DataError: row 13 is wrong"
+    assert told["gone"].startswith(f"StageError: the Ray cluster at RAY_ADDRESS={GCS} cannot be reached")
+
+    inputs = json.loads(spec.read_text(encoding="utf-8"))
+    alone = here.manifest(here.succeed("curate", inputs["inputs"], **inputs["params"]))
+    on_ray = [Manifest.model_validate(bench.manifest(bench.result())) for bench in (direct, client)]
+    assert {m.value: v.value for m, v in alone.metrics.items()}["redactedPrivacy"] > 5
+    for manifest in on_ray:
+        assert (manifest.outputs, manifest.metrics, manifest.counts) == (alone.outputs, alone.metrics, alone.counts)
