@@ -66,6 +66,7 @@ class Input(Record):
     digest: Digest | None = Field(None, description="What it must be; None only while it is being resolved.")
     origin: Origin | None = Field(None, description="For traffic and preferences: where they come from.")
     dates: DateRange | None = Field(None, description="Only these days of a folder that holds `date=` folders.")
+    feedback: bool = Field(False, description="For a log: what users sent about a reply is a signal of its row.")
     weight: float = Field(1.0, description="For rewards: weight in the composite; for data: share in the mixture.")
     scale: RewardScale | None = Field(None, description="For rewards: what their scores are standardised by.")
 

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from e2e.cluster.layout import cache_home
 from e2e.demo import chitchat, preferences, smollm
-from flywheel_trainer.data.rows import DATA_FILE, write_rows
+from flywheel_trainer.data.files import DATA_FILE, write_rows
 
 REQUIREMENTS: Final = Path(__file__).resolve().parents[2] / "requirements" / "demo.txt"
 FACTS: Final = "facts.json"

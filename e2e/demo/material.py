@@ -15,7 +15,7 @@ from typing import Any
 
 from e2e.demo.errors import DemoError
 from e2e.demo.manifests import GENERATIONS, REWARD_MODEL, load
-from flywheel_trainer.data.rows import DATA_FILE
+from flywheel_trainer.data.files import DATA_FILE
 from flywheel_trainer.data.split import held_out
 
 Say = Callable[[str], None]

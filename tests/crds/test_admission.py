@@ -74,6 +74,18 @@ GENERATION_MISTAKES = [
         "must be of type date",
         {"data": {"traffic": [LOG | {"dates": {"first": "2026-02-30", "last": "2026-03-02"}}]}},
     ),
+    Mistake(
+        "feedback of no day",
+        "spec.data.traffic[0].feedback",
+        "name its folder <artifacts>/<lineage>/traffic/turns, and dates",
+        {"data": {"traffic": [{"name": "log", "origin": "User", "uri": "pvc://a/traffic/turns", "feedback": True}]}},
+    ),
+    Mistake(
+        "feedback beside what is no log",
+        "spec.data.traffic[0].feedback",
+        "name its folder <artifacts>/<lineage>/traffic/turns, and dates",
+        {"data": {"traffic": [LOG | {"uri": "pvc://a/chats", "feedback": True}]}},
+    ),
     Mistake("no recipe", "spec.recipe", "Required", {"recipe": None}),
     Mistake(
         "several nodes and a bucket",

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from e2e.demo import manifests, material
-from flywheel_trainer.data.rows import DATA_FILE
+from flywheel_trainer.data.files import DATA_FILE
 
 
 def test_each_generation_gets_conversations_of_its_own(tmp_path: Path) -> None:

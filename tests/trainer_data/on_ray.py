@@ -1,6 +1,6 @@
 """What test_executors has run in a network and process namespace of its own, where a Ray cluster may open its ports.
 
-Prints a line of JSON: the exit codes of a curation by each address, and what came of work that fails on one row.
+Prints a line of JSON: the exit code of a curation as a client of the cluster, and what came of work on a node of it.
 """
 
 import fcntl
@@ -52,20 +52,19 @@ def cluster() -> Iterator[None]:
         subprocess.run([str(RAY), "stop"], check=True, stdout=sys.stderr)
 
 
-def main(specs: Sequence[str]) -> None:
-    """Each spec's claims root is the folder that the spec lies in."""
+def main(spec: str) -> None:
+    """`spec` is the StageSpec of a curation, whose claims root is the folder that it lies in."""
+    root = Path(spec).parent
+    own = {
+        RAY_ADDRESS: CLIENT,
+        "FLYWHEEL_CLAIMS_ROOT": str(root),
+        "FLYWHEEL_STATUS_PORT": "0",
+        "FLYWHEEL_TERMINATION_LOG": str(root / "termination-log"),
+    }
     found: dict[str, object] = {}
     with cluster():
-        for address, spec in zip((GCS, CLIENT), specs, strict=True):
-            root = Path(spec).parent
-            own = {
-                RAY_ADDRESS: address,
-                "FLYWHEEL_CLAIMS_ROOT": str(root),
-                "FLYWHEEL_STATUS_PORT": "0",
-                "FLYWHEEL_TERMINATION_LOG": str(root / "termination-log"),
-            }
-            command = [sys.executable, "-m", "flywheel_trainer", "curate", "--spec", spec]
-            found[address] = subprocess.run(command, env=os.environ | own, check=False).returncode
+        command = [sys.executable, "-m", "flywheel_trainer", "curate", "--spec", spec]
+        found["curate"] = subprocess.run(command, env=os.environ | own, check=False).returncode
         os.environ[RAY_ADDRESS] = GCS
         found["doubled"] = mapped(range(12))
         found["wrong"] = mapped(range(20))
@@ -77,4 +76,4 @@ def main(specs: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(sys.argv[1])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -11,10 +12,15 @@ from typing import Any
 import pytest
 
 from e2e import tiny_data
-from flywheel_contract.manifest import Manifest
-from flywheel_trainer.data.executors import HERE
-from flywheel_trainer.errors import DataError
-from tests.trainer_data.on_ray import CLIENT, GCS, doubled
+from flywheel_contract.filters import PrivacyParams, SafetyParams
+from flywheel_contract.metric_names import Metric
+from flywheel_trainer.data.executors import HERE, RAY_ADDRESS, executor
+from flywheel_trainer.data.privacy import PrivacyFilter
+from flywheel_trainer.data.rows import Conversation
+from flywheel_trainer.data.safety import SafetyFilter
+from flywheel_trainer.errors import DataError, StageError
+from tests.trainer.workshop import free_port
+from tests.trainer_data.on_ray import GCS, doubled
 from tests.trainer_data.workbench import Workbench
 
 REPOSITORY = Path(__file__).parents[2]
@@ -48,23 +54,44 @@ def test_batches_keep_their_order_and_an_empty_list_has_none() -> None:
         list(HERE.map(doubled, range(20), 4))
 
 
+@pytest.mark.full
 def test_a_ray_cluster_leaves_what_one_process_leaves(tmp_path: Path) -> None:
     if shutil.which("unshare") is None:
         pytest.skip("no unshare: Ray would open ports on this machine's network")
-    (here, spec), (direct, first), (client, second) = (laid_out(tmp_path / name) for name in ("here", "gcs", "client"))
-    command = [*NAMESPACE, sys.executable, "-m", "tests.trainer_data.on_ray", str(first), str(second)]
+    (here, spec), (there, sent) = laid_out(tmp_path / "here"), laid_out(tmp_path / "there")
+    command = [*NAMESPACE, sys.executable, "-m", "tests.trainer_data.on_ray", str(sent)]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     ran = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=REPOSITORY, check=False)
     assert ran.returncode == 0, ran.stderr[-4000:]
     told = json.loads(ran.stdout.splitlines()[-1])
-    assert (told[GCS], told[CLIENT]) == (0, 0), ran.stderr[-4000:]
+    assert told["curate"] == 0, ran.stderr[-4000:]
     assert told["doubled"] == [2 * number for number in range(12)]
     assert told["wrong"] == "DataError: row 13 is wrong"
     assert told["gone"].startswith(f"StageError: the Ray cluster at RAY_ADDRESS={GCS} cannot be reached")
 
     inputs = json.loads(spec.read_text(encoding="utf-8"))
     alone = here.manifest(here.succeed("curate", inputs["inputs"], **inputs["params"]))
-    on_ray = [Manifest.model_validate(bench.manifest(bench.result())) for bench in (direct, client)]
-    assert {m.value: v.value for m, v in alone.metrics.items()}["redactedPrivacy"] > 5
-    for manifest in on_ray:
-        assert (manifest.outputs, manifest.metrics, manifest.counts) == (alone.outputs, alone.metrics, alone.counts)
+    spread = there.manifest(there.result())
+    assert alone.metrics[Metric.REDACTED_PRIVACY].value > 5
+    assert alone.metrics[Metric.DROPPED_SAFETY].value > 5
+    assert (spread.outputs, spread.metrics, spread.counts) == (alone.outputs, alone.metrics, alone.counts)
+
+
+def test_a_cluster_that_is_away_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(RAY_ADDRESS, f"ray://127.0.0.1:{free_port()}")
+    with (
+        pytest.raises(StageError, match="cannot be reached"),
+        executor(),
+    ):
+        pass
+
+
+def test_a_filter_travels_as_its_settings() -> None:
+    row = rows()[0]
+    conversation = Conversation.model_validate(row)
+    privacy = PrivacyFilter(PrivacyParams(), ["luna"])
+    again = pickle.loads(pickle.dumps(privacy))
+    assert again([conversation]).dropped == privacy([conversation]).dropped == {"EMAIL_ADDRESS": 1}
+    safety = pickle.loads(pickle.dumps(SafetyFilter(SafetyParams(), None)))
+    assert safety([[SLUR], ["good morning"]])[1] is None
+    assert safety([[SLUR], ["good morning"]])[0] is not None

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flywheel_contract.stages import Origin
-from flywheel_trainer.data import rows
+from flywheel_trainer.data import files, rows
 from flywheel_trainer.errors import DataError
 
 TRAFFIC: dict[str, Any] = {
@@ -89,7 +89,7 @@ def test_parquet_gives_the_same_rows_as_json_lines(tmp_path: Path) -> None:
 
 
 def test_written_rows_are_read_again(tmp_path: Path) -> None:
-    assert rows.write_rows(tmp_path / "out" / rows.DATA_FILE, [TRAFFIC, TRAFFIC]) == 2
+    assert files.write_rows(tmp_path / "out" / files.DATA_FILE, [TRAFFIC, TRAFFIC]) == 2
     assert len(rows.read_traffic(tmp_path / "out")) == 2
 
 

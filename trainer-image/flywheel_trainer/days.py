@@ -7,9 +7,11 @@ import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flywheel_contract.stage_spec import Input
+from flywheel_contract.online import LogTable
+from flywheel_contract.stage_spec import DateRange, Input
 from flywheel_contract.uris import join_uri
 from flywheel_trainer.artifacts import Store
+from flywheel_trainer.data.feedback import FOLDER as FEEDBACK
 from flywheel_trainer.errors import DataError
 
 
@@ -26,18 +28,33 @@ def refuse_unfinished(spec: Input, now: datetime | None = None) -> None:
 def gather(store: Store, spec: Input, folder: Path) -> Path:
     """Fills `folder` with links to the files of the days in `spec.dates`, and answers it.
 
+    With `spec.feedback` the events of the same days are linked below `_feedback`, where there are any.
+
     Raises:
         DataError: none of the days is there.
     """
     assert spec.dates is not None
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for day in spec.dates.days():
+    _link(store, spec.uri, spec.dates, folder)
+    if not any(folder.iterdir()):
+        raise DataError(
+            f"input {spec.name}: {spec.uri} has no folder date=YYYY-MM-DD with files from {spec.dates.first} to "
+            f"{spec.dates.last}"
+        )
+    if spec.feedback:
+        log = spec.uri.rstrip("/").removesuffix(LogTable.TURNS)
+        _link(store, join_uri(log, LogTable.EVENTS), spec.dates, folder / FEEDBACK)
+    return folder
+
+
+def _link(store: Store, uri: str, dates: DateRange, folder: Path) -> None:
+    for day in dates.days():
         name = f"date={day}"
-        uri = join_uri(spec.uri, name)
-        if not store.exists(uri):
+        place = join_uri(uri, name)
+        if not store.exists(place):
             continue
-        source = store.local(uri)
+        source = store.local(place)
         for file in source.rglob("*"):
             inside = file.relative_to(source)
             # What begins with `_` is still open, and no reader's.
@@ -45,9 +62,3 @@ def gather(store: Store, spec: Input, folder: Path) -> Path:
                 link = folder / name / inside
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.symlink_to(file.resolve())
-    if not any(folder.iterdir()):
-        raise DataError(
-            f"input {spec.name}: {spec.uri} has no folder date=YYYY-MM-DD with files from {spec.dates.first} to "
-            f"{spec.dates.last}"
-        )
-    return folder

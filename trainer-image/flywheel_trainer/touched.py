@@ -22,7 +22,7 @@ from flywheel_contract.stages import Stage
 from flywheel_contract.uris import join_uri
 from flywheel_trainer import days
 from flywheel_trainer.artifacts import Store, digest_folder
-from flywheel_trainer.data.rows import data_files
+from flywheel_trainer.data.files import data_files
 from flywheel_trainer.errors import StageError
 
 ROWS: Final = frozenset({"prompts", "evaluation", "accepted", "pairs"})

@@ -82,7 +82,13 @@ class DataSource(Record):
                 f"self.dates.last - self.dates.first < duration('{24 * MAX_DAYS}h'))",
                 f"dates.last must not be before dates.first, nor {MAX_DAYS} days or more after it",
                 ".dates.last",
-            )
+            ),
+            cel(
+                "!self.feedback || (has(self.dates) && self.uri.endsWith('/turns'))",
+                "feedback is read from a lineage's own log: name its folder <artifacts>/<lineage>/traffic/turns, and "
+                "dates",
+                ".feedback",
+            ),
         )
     )
 
@@ -93,6 +99,11 @@ class DataSource(Record):
         None,
         description="Only these days of a folder with date=YYYY-MM-DD folders, such as a lineage's log "
         "(<artifacts>/<lineage>/traffic/turns). Today's files still change, so a log needs it.",
+    )
+    feedback: bool = Field(
+        False,
+        description="Of a lineage's own log: also reads the events of these days, and makes what a user sent about a "
+        "reply a signal of its row (thumbsUp, thumbsDown, regenerate, continue, share, report).",
     )
 
 

@@ -245,7 +245,15 @@ def _find(done: Mapping[Stage, StageStatus], stage: Stage, output: str) -> Outpu
 def _data(role: Role, source: DataSource) -> Input:
     """A data source of the spec as an input, named by its role."""
     name = f"{role.value}-{source.name}"
-    return Input(name=name, role=role, kind="Data", uri=source.uri, origin=source.origin, dates=source.dates)
+    return Input(
+        name=name,
+        role=role,
+        kind="Data",
+        uri=source.uri,
+        origin=source.origin,
+        dates=source.dates,
+        feedback=source.feedback,
+    )
 
 
 def _output(done: Mapping[Stage, StageStatus], stage: Stage, output: str, role: Role) -> Input:

@@ -17,7 +17,7 @@ from flywheel_trainer.annotation import identifiers, label_studio, outcomes, sid
 from flywheel_trainer.annotation.formats import Item, Kind, Label, dumped, explained, read
 from flywheel_trainer.annotation.hashing import read_key
 from flywheel_trainer.artifacts import Store
-from flywheel_trainer.data.rows import DATA_FILE, write_rows
+from flywheel_trainer.data.files import DATA_FILE, write_rows
 from flywheel_trainer.errors import ConfigError, StageError
 from flywheel_trainer.usage import Parser
 

@@ -12,7 +12,8 @@ from flywheel_contract.stages import Origin
 from flywheel_trainer.annotation import identifiers
 from flywheel_trainer.annotation.formats import Id, Item, Kind, Reply, explained
 from flywheel_trainer.annotation.hashing import Blinding
-from flywheel_trainer.data.rows import FunctionCall, Message, raw_rows
+from flywheel_trainer.data.files import raw_rows
+from flywheel_trainer.data.rows import FunctionCall, Message
 from flywheel_trainer.errors import DataError
 
 _BLINDED: Final = (Kind.RANKING, Kind.STEERABILITY, Kind.SIDE_BY_SIDE)
@@ -67,9 +68,9 @@ def items(path: Path, kind: Kind, origin: Origin | None, blinding: Blinding) -> 
     counts: Counter[str] = Counter(rows=0, duplicates=0)
     private = identifiers.finder()
     seen: set[str] = set()
-    for place, value in raw_rows(path):
+    for raw in raw_rows(path):
         counts["rows"] += 1
-        item = _item(place, value, kind, origin, blinding)
+        item = _item(raw.place, raw.value, kind, origin, blinding)
         entity = next(filter(None, map(private, _texts(item))), None)
         if entity is not None:
             counts[f"droppedPrivacy.{entity}"] += 1

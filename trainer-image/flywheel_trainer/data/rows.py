@@ -3,10 +3,7 @@
 Every refusal is one sentence that names the file, the line and the fix, because it ends in the status of a Generation.
 """
 
-import gzip
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Generic, Literal, NotRequired, TypeVar
 
@@ -14,13 +11,13 @@ from pydantic import AliasChoices, AwareDatetime, BaseModel, BeforeValidator, Co
 from typing_extensions import TypedDict
 
 from flywheel_contract.stages import Origin
+from flywheel_trainer.data.feedback import FOLDER as FEEDBACK
+from flywheel_trainer.data.feedback import with_feedback
+from flywheel_trainer.data.files import RawRow, raw_rows
 from flywheel_trainer.errors import DataError
 
 ROLES: Final = ("system", "user", "assistant", "tool")
-SUFFIXES: Final = (".jsonl", ".json", ".jsonl.gz", ".parquet")
 _WORD: Final = 16
-DATA_FILE: Final = "data.jsonl"
-"""The file in which a stage leaves its rows. In a folder, names that start with `_` or `.` are no data."""
 
 
 class FunctionCall(TypedDict):
@@ -106,6 +103,7 @@ class Conversation(_Row):
     """A conversation between one user and one character, oldest message first."""
 
     messages: list[Message] = Field(min_length=1)
+    turn: str | None = Field(None, exclude=True, description="The id of the last reply, by which feedback names it.")
 
 
 def texts_of(message: Message) -> Iterator[str]:
@@ -139,21 +137,6 @@ class Preference(_Row):
 
 
 _RowT = TypeVar("_RowT", bound=_Row)
-_Unit = Literal["line", "row"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Raw:
-    """A row as it stands in its file, and where."""
-
-    file: Path
-    unit: _Unit
-    number: int
-    value: Any
-
-    @property
-    def place(self) -> str:
-        return f"{self.file}, {self.unit} {self.number}"
 
 
 class _Reader(Generic[_RowT]):
@@ -164,12 +147,12 @@ class _Reader(Generic[_RowT]):
         self._row, self._message_fields, self._origin, self._nameless = row, message_fields, origin, nameless
 
     def read(self, path: Path) -> list[_RowT]:
-        rows = [self._parse(raw) for file in data_files(path) for raw in _raw_rows(file)]
+        rows = [self._parse(raw) for raw in raw_rows(path)]
         if not rows:
             raise DataError(f"{path} holds no rows: write at least one row into it, or take the source away")
         return rows
 
-    def _parse(self, raw: _Raw) -> _RowT:
+    def _parse(self, raw: RawRow) -> _RowT:
         value = raw.value
         if not isinstance(value, Mapping):
             raise DataError(f"{raw.place}: a row is a JSON object, this is {_named(value)}; write one object per line")
@@ -191,7 +174,7 @@ class _Reader(Generic[_RowT]):
             where = ".".join(str(part) for part in first["loc"])
             raise DataError(f"{raw.place}: {where}: {first['msg']}; docs/data.md describes the row") from error
 
-    def _checked_origin(self, raw: _Raw) -> Origin:
+    def _checked_origin(self, raw: RawRow) -> Origin:
         known = " or ".join(o.value for o in Origin)
         said = raw.value.get("origin")
         if said is None and self._origin is None:
@@ -216,7 +199,9 @@ def read_traffic(path: Path, origin: Origin | None = None) -> list[Conversation]
     Raises:
         DataError: it is missing, empty, or a row is wrong; names the file and the line.
     """
-    return _Reader(Conversation, ("messages",), origin).read(path)
+    rows = _Reader(Conversation, ("messages",), origin).read(path)
+    feedback = path / FEEDBACK
+    return with_feedback(rows, raw_rows(feedback)) if feedback.is_dir() else rows
 
 
 def read_preferences(path: Path, origin: Origin | None = None) -> list[Preference]:
@@ -227,90 +212,6 @@ def read_preferences(path: Path, origin: Origin | None = None) -> list[Preferenc
 def read_general(path: Path) -> list[Conversation]:
     """Reads general conversations, which need only `messages`; errors as in `read_traffic`."""
     return _Reader(Conversation, ("messages",), Origin.INTERNAL, nameless=True).read(path)
-
-
-def data_files(path: Path) -> list[Path]:
-    """The files behind `path`, sorted by name.
-
-    Raises:
-        DataError: it does not exist, is of another kind, or is a folder without a data file.
-    """
-    kinds = ", ".join(SUFFIXES)
-    if not path.exists():
-        raise DataError(f"{path} does not exist: check the URI, and that the data was written before the start")
-    if path.is_file():
-        if not path.name.endswith(SUFFIXES):
-            raise DataError(f"{path} is no data file: write one of {kinds}")
-        return [path]
-    files = sorted(
-        file
-        for file in path.rglob("*")
-        if file.is_file()
-        and file.name.endswith(SUFFIXES)
-        and not any(part.startswith(("_", ".")) for part in file.relative_to(path).parts)
-    )
-    if not files:
-        raise DataError(f"the folder {path} holds no data file: write one of {kinds} into it")
-    return files
-
-
-def raw_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """Every row behind `path` as it stands there, with its place for messages; errors as in `read_traffic`."""
-    for file in data_files(path):
-        for raw in _raw_rows(file):
-            yield raw.place, raw.value
-
-
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
-    """Writes JSON Lines and returns how many rows there were."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    count = 0
-    with path.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n")
-            count += 1
-    return count
-
-
-def _raw_rows(file: Path) -> Iterator[_Raw]:
-    if file.stat().st_size == 0:
-        raise DataError(f"{file} is empty: write at least one row into it, or take the source away")
-    yield from _parquet_rows(file) if file.name.endswith(".parquet") else _json_rows(file)
-
-
-def _json_rows(file: Path) -> Iterator[_Raw]:
-    opened = gzip.open(file, "rb") if file.name.endswith(".gz") else file.open("rb")
-    number = 0
-    with opened as stream:
-        try:
-            for number, line in enumerate(stream, start=1):
-                if line.strip():
-                    yield _Raw(file, "line", number, json.loads(line.rstrip()))
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{file}, line {number} is no JSON ({error.msg} at column {error.colno}); "
-                "write one JSON object per line"
-            ) from error
-        except UnicodeDecodeError as error:
-            raise DataError(f"{file}, line {number} is not UTF-8; save the file as UTF-8") from error
-        except (EOFError, gzip.BadGzipFile) as error:
-            raise DataError(f"{file} is damaged after line {number} ({error}); write the file again") from error
-
-
-def _parquet_rows(file: Path) -> Iterator[_Raw]:
-    import pyarrow as pa  # noqa: PLC0415 -- a second of import, for one of the formats
-    import pyarrow.parquet as pq  # noqa: PLC0415
-
-    number = 0
-    try:
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=1024):
-            for value in batch.to_pylist():
-                number += 1
-                yield _Raw(file, "row", number, value)
-    except pa.ArrowException as error:
-        raise DataError(
-            f"{file} is no readable Parquet ({str(error).splitlines()[0]}); write the file again"
-        ) from error
 
 
 def _check_messages(place: str, field: str, value: object) -> None:

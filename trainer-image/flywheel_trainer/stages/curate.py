@@ -37,8 +37,9 @@ from flywheel_trainer.data.books import (
 )
 from flywheel_trainer.data.constraints import Share, sentence
 from flywheel_trainer.data.executors import executor
+from flywheel_trainer.data.files import DATA_FILE, write_rows
 from flywheel_trainer.data.retention import erased, is_over, latest, receipts
-from flywheel_trainer.data.rows import DATA_FILE, Conversation, prompt_text, read_traffic, texts_of, write_rows
+from flywheel_trainer.data.rows import Conversation, prompt_text, read_traffic, texts_of
 from flywheel_trainer.data.safety import SafetyFilter
 from flywheel_trainer.data.split import draw_key, held_out
 from flywheel_trainer.errors import ConfigError, DataError

@@ -20,7 +20,8 @@ from flywheel_contract.stages import EVALUATION_PAGE, Origin, Role
 from flywheel_trainer import benchmarks, judged, page
 from flywheel_trainer.answers import Cast, everyone_answers, prompts
 from flywheel_trainer.context import StageContext, StageOutcome
-from flywheel_trainer.data.rows import Conversation, Message, read_general, read_traffic, write_rows
+from flywheel_trainer.data.files import write_rows
+from flywheel_trainer.data.rows import Conversation, Message, read_general, read_traffic
 from flywheel_trainer.data.split import draw_key
 from flywheel_trainer.errors import ConfigError
 from flywheel_trainer.judgement import Judgement, measure

@@ -20,7 +20,8 @@ from flywheel_contract.stage_spec import RejectionSampleSpec
 from flywheel_contract.stages import Origin, Role
 from flywheel_trainer import engines, intervals, style_report
 from flywheel_trainer.context import StageContext, StageOutcome
-from flywheel_trainer.data.rows import DATA_FILE, Conversation, Message, read_traffic, write_rows
+from flywheel_trainer.data.files import DATA_FILE, write_rows
+from flywheel_trainer.data.rows import Conversation, Message, read_traffic
 from flywheel_trainer.data.split import draw_key
 from flywheel_trainer.endpoints import EndpointDrawer
 from flywheel_trainer.errors import ConfigError, DataError

@@ -15,7 +15,7 @@ from flywheel_trainer import benchmark_tasks, counting, style
 from flywheel_trainer.artifacts import digest_folder
 from flywheel_trainer.context import LocalInput, StageContext, StageOutcome
 from flywheel_trainer.data.embeddings import check_embedder
-from flywheel_trainer.data.rows import data_files
+from flywheel_trainer.data.files import data_files
 from flywheel_trainer.errors import DataError, ModelError
 from flywheel_trainer.model_files import architecture, check_model
 
