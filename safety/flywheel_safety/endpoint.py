@@ -117,8 +117,6 @@ class ModerationApi(Classifier):
         scores = {str(category): value for category, value in own.items() if value is not None}
         if not all(map(is_score, scores.values())):
             raise BrokenAnswerError(f"{self._url} answered something that is no score")
-        if not all(map(is_score, scores.values())):
-            raise BrokenAnswerError(f"{self._url} answered something that is no score")
         flagged = [str(category) for category, flag in flags.items() if flag is True]
         if result["flagged"] and not flagged:
             flagged = ["flagged"]
