@@ -6,7 +6,7 @@ pointwise reward, and a classifier of the partners' ratings. The operator's plan
 No package ships pairs that several people have reviewed: "preferred" is here what a person really replied, over what
 the base model said in its place; ratings are one person's each.
 
-Prints Markdown. Takes about an hour on two cores and 3 GB.
+Prints Markdown. Takes half an hour and more on two cores, and 6 GB.
 Run it: python -m benchmarks.learns [--keep FOLDER] [--quick]
 """
 
@@ -30,15 +30,15 @@ CLAIM: Final = "flywheel"
 PAIRWISE: Final = "human-reply-pairwise"
 RATED: Final = "found-interesting"
 
-TRAINING: Final = {"maxSteps": 120}
-SIGNAL_TRAINING: Final = {"maxSteps": 120, "batchSize": 4}
+TRAINING: Final = {"maxSteps": 80}
+SIGNAL_TRAINING: Final = {"maxSteps": 80, "batchSize": 4}
 RECIPE: Final = {
-    "rejectionSampling": {"maxPrompts": 160},
-    "sft": {"maxSteps": 60},
-    "dpo": {"maxSteps": 40, "measuredPairs": 64},
-    "rl": {"maxSteps": 20},
+    "rejectionSampling": {"maxPrompts": 64},
+    "sft": {"maxSteps": 32},
+    "dpo": {"maxSteps": 20, "measuredPairs": 32},
+    "rl": {"maxSteps": 8},
 }
-EVALUATION: Final = {"maxPromptsPerOrigin": 150, "checkpointPromptsPerOrigin": 60}
+EVALUATION: Final = {"maxPromptsPerOrigin": 75, "checkpointPromptsPerOrigin": 30}
 """Where the benchmark goes beyond the demo, whose sizes are those of half an hour."""
 
 QUICK_STEPS: Final = {"maxSteps": 2}

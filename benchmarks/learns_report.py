@@ -168,9 +168,10 @@ def _claims(claims: Sequence[tuple[Sequence[Claim], str, Mapping[str, Measuremen
 
 
 def _costs(runs: Sequence[Run]) -> Grid:
-    grid = Grid("What each stage took", ["", "stage", "minutes", "peak memory, MiB"])
+    grid = Grid("What each stage took", ["", "stage", "minutes", "CPU minutes", "peak memory, MiB"])
     for run in runs:
-        cells = [f"{run.seconds / 60:.1f}", f"{run.peak_bytes / MEBIBYTE:.0f}"]
+        cells = [f"{run.seconds / 60:.1f}", f"{run.cpu_seconds / 60:.1f}", f"{run.peak_bytes / MEBIBYTE:.0f}"]
         grid.rows.append([run.owner, run.stage.value, *cells])
-    grid.rows.append(["all", "", f"{sum(run.seconds for run in runs) / 60:.1f}", ""])
+    wall, cpu = (sum(each) / 60 for each in zip(*((run.seconds, run.cpu_seconds) for run in runs), strict=True))
+    grid.rows.append(["all", "", f"{wall:.1f}", f"{cpu:.1f}", ""])
     return grid

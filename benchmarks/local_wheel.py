@@ -40,11 +40,12 @@ class Stuck(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A stage that ran: its wall-clock time, and the most memory that its process had."""
+    """A stage that ran: its wall-clock and CPU time, and the most memory that its process had."""
 
     owner: str
     stage: Stage
     seconds: float
+    cpu_seconds: float
     peak_bytes: int
 
 
@@ -129,7 +130,8 @@ class LocalWheel:
             # Not Popen.wait: only wait4 tells the peak of this very process.
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
-        run = Run(owner, stage, time.monotonic() - began, usage.ru_maxrss * KIBIBYTE)
+        cpu = usage.ru_utime + usage.ru_stime
+        run = Run(owner, stage, time.monotonic() - began, cpu, usage.ru_maxrss * KIBIBYTE)
         self.runs.append(run)
         result = _result(told)
         said = result.message if result is not None else f"no result, exit {process.returncode}: {folder / 'log'}"

@@ -124,10 +124,13 @@ def rule(facts: dict[str, Any], unfinished: float) -> str:
 
 def main() -> None:
     """Make it, and tell on standard output, a line of JSON at a time."""
+    # Libraries write there too, at times only when their caches are empty; theirs goes where their errors go.
+    told = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     def tell(key: str, value: object) -> None:
-        sys.stdout.write(json.dumps({key: value}) + "\n")
-        sys.stdout.flush()
+        told.write(json.dumps({key: value}) + "\n")
+        told.flush()
 
     made = make(lambda text: tell(SAYS, text))
     tell(MADE, {"folders": {place: str(folder) for place, folder in made.folders.items()}, "rule": made.rule})

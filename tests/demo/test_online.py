@@ -43,7 +43,7 @@ def test_the_manifest_is_a_trial_of_its_own_lineage() -> None:
     raw = yaml.safe_load((manifests.FOLDER / online.FILE).read_text())
     raw["metadata"] |= {"namespace": "demo", "uid": "u"}
     test = ABTest.model_validate(raw)
-    assert test.spec.day_length == "30s"
+    assert test.spec.day_length == "20s"
     assert test.spec.lineage not in {manifests.load(f)["spec"]["lineage"] for f in manifests.GENERATIONS}
 
 

@@ -10,7 +10,7 @@ from flywheel_trainer.context import StageContext
 from flywheel_trainer.data.rows import Conversation, Message, Preference, read_preferences, read_traffic
 from flywheel_trainer.data.split import draw_key
 from flywheel_trainer.errors import ConfigError, DataError
-from flywheel_trainer.prompts import fit_prompt, render, token_ids, with_character
+from flywheel_trainer.prompts import fit_prompt, render, spoken, token_ids, with_character
 
 Row = TypeVar("Row", Conversation, Preference)
 
@@ -86,10 +86,11 @@ def encode_pair(
     ctx: StageContext, tokenizer: PreTrainedTokenizerBase, row: Preference, max_length: int
 ) -> tuple[list[Message], list[Message]] | None:
     """The two whole conversations of a pair over the same prompt, which is shortened until both fit; or None."""
-    prompt = with_character(row.prompt, row.character, ctx.spec.characters)
-    longest = max(_reply_length(tokenizer, [*prompt, *reply]) for reply in (row.chosen, row.rejected))
+    prompt = spoken(tokenizer, with_character(row.prompt, row.character, ctx.spec.characters))
+    chosen, rejected = (spoken(tokenizer, reply) for reply in (row.chosen, row.rejected))
+    longest = max(_reply_length(tokenizer, [*prompt, *reply]) for reply in (chosen, rejected))
     prompt = fit_prompt(tokenizer, prompt, max(max_length - longest, 1))
-    pair = [*prompt, *row.chosen], [*prompt, *row.rejected]
+    pair = [*prompt, *chosen], [*prompt, *rejected]
     if any(len(token_ids(tokenizer, render(tokenizer, messages))) > max_length for messages in pair):
         return None
     return pair

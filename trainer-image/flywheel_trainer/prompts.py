@@ -2,7 +2,9 @@
 
 import copy
 import json
+import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final, cast
 
 from jinja2.exceptions import TemplateError
@@ -40,6 +42,30 @@ def split_tools(messages: Sequence[Message]) -> tuple[list[Message], list[dict[s
     return plain, list(first.get(TOOLS, []))
 
 
+def spoken(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[Message]:
+    """The messages with a space in every control token that somebody wrote, so that it stays text.
+
+    Otherwise a user could end their own turn, and begin one of the system's.
+    """
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    pattern = _any_of(tuple(sorted(special | set(tokenizer.all_special_tokens))))
+    return [cast(Message, {k: v if k == TOOLS else _harmless(pattern, v) for k, v in m.items()}) for m in messages]
+
+
+def _harmless(pattern: re.Pattern[str], value: Any) -> Any:  # noqa: ANN401 -- any JSON value
+    if isinstance(value, str):
+        return pattern.sub(lambda found: f"{found[0][0]} {found[0][1:]}", value)
+    if isinstance(value, Mapping):
+        return {key: _harmless(pattern, inner) for key, inner in value.items()}
+    return [_harmless(pattern, inner) for inner in value] if isinstance(value, list) else value
+
+
+@lru_cache(maxsize=16)
+def _any_of(tokens: tuple[str, ...]) -> re.Pattern[str]:
+    # The longest first, where one begins another. Without tokens it must match nothing.
+    return re.compile("|".join(re.escape(t) for t in sorted(tokens, key=len, reverse=True) if t) or r"(?!)")
+
+
 def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, reply_next: bool = False) -> str:
     """The text of `messages` in the model's chat template; with `reply_next` it ends where the reply begins.
 
@@ -47,7 +73,7 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, r
         DataError: the template refuses the order of the roles.
         ModelError: there are tools or calls, and the template has no place for them.
     """
-    plain, tools = split_tools(messages)
+    plain, tools = split_tools(spoken(tokenizer, messages))
     try:
         text = str(
             tokenizer.apply_chat_template(plain, tools=tools or None, tokenize=False, add_generation_prompt=reply_next)

@@ -111,8 +111,9 @@ def _fitted(ctx: StageContext, tokenizer: PreTrainedTokenizerBase, source: str, 
     fitted = encode_pair(ctx, tokenizer, row, ctx.spec.params.max_length)
     if fitted is None:
         return None
-    prompt = fitted[0][: -len(row.chosen)]
-    return Pair(source, row.origin, row.user, prompt, list(row.chosen), list(row.rejected))
+    chosen, rejected = fitted
+    end = len(chosen) - len(row.chosen)
+    return Pair(source, row.origin, row.user, chosen[:end], chosen[end:], rejected[end:])
 
 
 def _for_trl(pair: Pair) -> dict[str, Any]:

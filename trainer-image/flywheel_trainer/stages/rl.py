@@ -27,7 +27,15 @@ from flywheel_trainer.errors import ConfigError, DataError, NotFiniteError
 from flywheel_trainer.examples import conversations, draw, prompt_of, require
 from flywheel_trainer.models import load_policy, read_policy
 from flywheel_trainer.perplexity import reply_likelihoods
-from flywheel_trainer.prompts import fit_prompt, render, split_tools, token_ids, trainer_tokenizer, with_character
+from flywheel_trainer.prompts import (
+    fit_prompt,
+    render,
+    split_tools,
+    spoken,
+    token_ids,
+    trainer_tokenizer,
+    with_character,
+)
 from flywheel_trainer.rewards import Composite, load_composite
 from flywheel_trainer.sampling import sample_replies
 
@@ -117,7 +125,7 @@ def _prompts(ctx: StageContext, start: training.Start, composite: Composite) -> 
     limit = params.max_prompts if selection is None else len(rows)
     found: list[tuple[Prompt, Message]] = []
     for row in draw(ctx, rows, limit):
-        messages = with_character(prompt_of(row.messages), row.character, ctx.spec.characters)
+        messages = spoken(start.tokenizer, with_character(prompt_of(row.messages), row.character, ctx.spec.characters))
         fitted = fit_prompt(start.tokenizer, messages, room)
         if fitted and len(token_ids(start.tokenizer, render(start.tokenizer, fitted, reply_next=True))) <= room:
             found.append((fitted, row.messages[-1]))
