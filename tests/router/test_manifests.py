@@ -8,8 +8,8 @@ from flywheel_operator.manifests import router
 from flywheel_operator.manifests.common import labels
 from flywheel_operator.manifests.router_config import RouterConfig, Timeouts, Upstream
 from flywheel_operator.model.abtest import RouterSpec
-from flywheel_operator.model.common import Runtime
 from flywheel_operator.model.names import ANNOTATION_CONFIG
+from flywheel_operator.model.runtime import Runtime
 from tests.router.harness import ENTRYPOINT
 
 CONFIG = RouterConfig(lineage="luna", production=Upstream(("luna-control:80",)))

@@ -13,10 +13,10 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from flywheel_contract.base import Record
 from flywheel_contract.stage_spec import StageSpec, inputs_digest
 from flywheel_operator.model import crds, phases, transitions_doc
-from flywheel_operator.model.common import Quantity
 from flywheel_operator.model.generation import FROZEN, ROOT_RULES, GenerationSpec
 from flywheel_operator.model.objects import Generation
 from flywheel_operator.model.reward_model import RewardModelSpec
+from flywheel_operator.model.runtime import Quantity
 from flywheel_operator.model.status import GenerationStatus, Output, RewardModelStatus
 from flywheel_operator.plan import stage_specs
 from flywheel_operator.plan.stage_specs import resolve_reward_model

@@ -11,10 +11,11 @@ from flywheel_contract.stage_result import Reason, StageResult
 from flywheel_contract.stage_spec import Input, ResolveSpec, SftSpec, StageSpec, stage_uri
 from flywheel_contract.stages import Role, Stage
 from flywheel_operator.manifests.stage import StageOwner, job_name
-from flywheel_operator.model.common import RetryPolicy, Runtime
+from flywheel_operator.model.common import RetryPolicy
 from flywheel_operator.model.objects import Metadata
 from flywheel_operator.model.observed import JobState, JobView
 from flywheel_operator.model.phases import StageState
+from flywheel_operator.model.runtime import Runtime
 from flywheel_operator.model.status import StageStatus
 from flywheel_operator.plan.pipeline import BACKOFF_LIMIT_SECONDS, LOST_RESULT_SECONDS, Step, advance, manifest_uri
 from tests.unit.build import T0, result_of

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from flywheel_contract.paths import CLAIMS_ROOT
-from flywheel_operator.model.common import Resources, Runtime
 from flywheel_operator.model.names import (
     API_VERSION,
     LABEL_COMPONENT,
@@ -15,6 +14,7 @@ from flywheel_operator.model.names import (
     MANAGED_BY,
 )
 from flywheel_operator.model.objects import Metadata
+from flywheel_operator.model.runtime import Resources, Runtime
 
 Manifest = dict[str, Any]
 

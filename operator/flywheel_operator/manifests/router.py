@@ -14,8 +14,8 @@ from flywheel_operator.manifests.router_config import RouterConfig
 from flywheel_operator.manifests.router_nginx import render
 from flywheel_operator.manifests.server import ROUTER
 from flywheel_operator.model.abtest import RouterSpec
-from flywheel_operator.model.common import Runtime
 from flywheel_operator.model.names import ANNOTATION_CONFIG, bounded_name
+from flywheel_operator.model.runtime import Runtime
 
 CONFIG_FOLDER: Final = "/etc/flywheel/router"
 TOKEN_FOLDER: Final = "/etc/flywheel/token"

@@ -7,7 +7,6 @@ from flywheel_contract.uris import claim_of
 from flywheel_operator.manifests import gateway
 from flywheel_operator.manifests.common import Manifest, labels, mounts_of, pod_spec, resources, volumes
 from flywheel_operator.manifests.gateway import DRAIN_PAUSE_SECONDS, PROBE_SECONDS, Beside
-from flywheel_operator.model.common import Runtime
 from flywheel_operator.model.names import (
     ANNOTATION_MODEL_DIGEST,
     ANNOTATION_PRODUCTION,
@@ -21,6 +20,7 @@ from flywheel_operator.model.names import (
 )
 from flywheel_operator.model.objects import Generation
 from flywheel_operator.model.production import ProductionRecord
+from flywheel_operator.model.runtime import Runtime
 from flywheel_operator.model.serving import ServingSpec
 from flywheel_operator.model.status import ModelRef
 

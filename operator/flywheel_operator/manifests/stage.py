@@ -17,9 +17,9 @@ from flywheel_contract.stage_spec import StageSpec, inputs_digest
 from flywheel_contract.stages import Stage
 from flywheel_contract.uris import claim_of
 from flywheel_operator.manifests.common import Manifest, labels, owner_reference, pod_spec, resources, volumes
-from flywheel_operator.model.common import EmptyDir, EnvVar, PodTemplate, PodVolume, Runtime
 from flywheel_operator.model.names import LABEL_QUEUE, LABEL_STAGE, NAME_LIMIT, bounded_name
 from flywheel_operator.model.objects import Metadata
+from flywheel_operator.model.runtime import EmptyDir, EnvVar, PodTemplate, PodVolume, Runtime
 
 CONTAINER: Final = "stage"
 PEERS: Final = "nodes"

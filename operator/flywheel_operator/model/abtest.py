@@ -15,19 +15,10 @@ from flywheel_contract.experiment import (
     MetricDefinition,
     MetricName,
 )
-from flywheel_operator.model.common import (
-    ArtifactsSpec,
-    Resources,
-    RetryPolicy,
-    Runtime,
-    SafeUri,
-    ShortText,
-    cel,
-    frozen_rules,
-    unique_list,
-    validations,
-)
+from flywheel_operator.model.common import ArtifactsSpec, RetryPolicy, SafeUri
 from flywheel_operator.model.experiment import DEFAULT_GUARDRAILS, DEFAULT_PRIMARIES, DEFAULT_TARGET_LIFT
+from flywheel_operator.model.rules import cel, frozen_rules, unique_list, validations
+from flywheel_operator.model.runtime import Resources, Runtime, ShortText
 from flywheel_operator.model.serving import CharacterSpec, IdentitySpec, ServingSpec
 
 DimensionName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*$", max_length=40)]

@@ -15,8 +15,8 @@ from pydantic import BaseModel
 from flywheel_contract.base import Record
 from flywheel_operator.model import abtest, generation, reward_model
 from flywheel_operator.model.abtest_status import ABTestStatus
-from flywheel_operator.model.common import cel
 from flywheel_operator.model.names import GROUP, VERSION
+from flywheel_operator.model.rules import cel
 from flywheel_operator.model.status import GenerationStatus, RewardModelStatus
 
 Schema = dict[str, Any]

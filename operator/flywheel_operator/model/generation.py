@@ -19,18 +19,8 @@ from flywheel_contract.params import (
 )
 from flywheel_contract.stages import Stage
 from flywheel_operator.model.abtest import ABTestTemplate
-from flywheel_operator.model.common import (
-    SHARED_ARTIFACTS,
-    DataSource,
-    GatesSpec,
-    RunSpec,
-    SafeUri,
-    SourceName,
-    cel,
-    frozen_rules,
-    unique_list,
-    validations,
-)
+from flywheel_operator.model.common import SHARED_ARTIFACTS, DataSource, GatesSpec, RunSpec, SafeUri, SourceName
+from flywheel_operator.model.rules import cel, frozen_rules, unique_list, validations
 from flywheel_operator.model.serving import CharacterSpec, ServingSpec
 
 RECIPE_FIELDS: dict[Stage, str] = {

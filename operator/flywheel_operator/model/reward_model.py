@@ -8,15 +8,8 @@ from flywheel_contract.base import list_map
 from flywheel_contract.metric_names import REPORTED_BY, REWARD_METRICS
 from flywheel_contract.params import RewardModelParams, SignalParams
 from flywheel_contract.stages import RewardModelType, Stage
-from flywheel_operator.model.common import (
-    DataSource,
-    GatesSpec,
-    RunSpec,
-    SafeUri,
-    cel,
-    frozen_rules,
-    validations,
-)
+from flywheel_operator.model.common import DataSource, GatesSpec, RunSpec, SafeUri
+from flywheel_operator.model.rules import cel, frozen_rules, validations
 from flywheel_operator.model.serving import CharacterSpec
 
 REWARD_MODEL_METRICS = sorted(m.value for m in REPORTED_BY[Stage.REWARD_MODEL])

@@ -8,7 +8,8 @@ from flywheel_contract.base import Name, Record
 from flywheel_contract.characters import REFUSAL_MAX_LENGTH, SYSTEM_PROMPT_MAX_LENGTH, Character, CharacterTraits
 from flywheel_contract.gateway_config import SAFE_REPLY
 from flywheel_contract.safety import ClassifierParams
-from flywheel_operator.model.common import Resources, cel, validations
+from flywheel_operator.model.rules import cel, validations
+from flywheel_operator.model.runtime import Resources
 
 
 class ConfigMapKey(Record):
