@@ -6,6 +6,7 @@ from typing import Annotated, Final, Self
 from pydantic import Field, model_validator
 
 from flywheel_contract.base import Record, list_map
+from flywheel_contract.endpoints import ChatEndpoint
 
 PATTERN_MAX_LENGTH: Final = 256
 
@@ -52,29 +53,10 @@ class JudgeQuestion(StrEnum):
     TEMPLATED = "Templated"
 
 
-class JudgeEndpoint(Record):
-    """An OpenAI-compatible endpoint."""
-
-    url: str = Field(
-        pattern=r"^https?://[!#-\[\]-~]+$",
-        max_length=512,
-        description="Base URL, as in https://host/v1; /chat/completions is added.",
-    )
-    model: str = Field(min_length=1, max_length=253, description="Name of the model at the endpoint.")
-    api_key_env: str | None = Field(
-        None,
-        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
-        max_length=128,
-        description="Environment variable that holds the key; name its Secret in runtime.secretEnv.",
-    )
-    timeout_seconds: int = Field(60, ge=1, le=3600, description="Longest wait for one answer.")
-    max_concurrency: int = Field(8, ge=1, le=256, description="Requests under way at a time.")
-
-
 class JudgeParams(Record):
     """A judge reads replies of candidate and baseline and answers questions about each."""
 
-    endpoint: JudgeEndpoint | None = Field(
+    endpoint: ChatEndpoint | None = Field(
         None, description="Where the judge is asked; left out, evaluation.judgeModel is the judge."
     )
     questions: list[JudgeQuestion] = Field(

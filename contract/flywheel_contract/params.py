@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from flywheel_contract.base import Record
 from flywheel_contract.curation_params import ConstraintsParams, DiversityParams
+from flywheel_contract.endpoints import ChatEndpoint
 from flywheel_contract.filters import PrivacyParams, RetentionParams, SafetyParams
 from flywheel_contract.judging import BenchmarkParams, JudgeParams
 from flywheel_contract.pairs import AgreementParams, PairFilterParams
@@ -195,18 +196,6 @@ class RewardStageParams(RewardModelParams):
         return self
 
 
-class EndpointParams(Record):
-    """An OpenAI-compatible chat endpoint."""
-
-    url: str = Field(pattern=r"^https?://[!#-\[\]-~]+$", max_length=512, description="Base URL, e.g. https://host/v1.")
-    model: str = Field(min_length=1, max_length=128, description="The model's name there.")
-    api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)] | None = Field(
-        None, description="Environment variable that holds the key; runtime.secretEnv brings it from a Secret."
-    )
-    concurrency: int = Field(4, ge=1, le=256, description="Requests in flight.")
-    timeout_seconds: int = Field(120, ge=1, le=3600, description="Longest wait for one answer.")
-
-
 PoolName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
 
 
@@ -214,7 +203,7 @@ class PoolPolicyParams(Record):
     """A further policy that replies are drawn from, beside the one that is trained."""
 
     name: PoolName = Field(description="Name of the policy in reports; `current` is the one that is trained.")
-    endpoint: EndpointParams | None = Field(None, description="Where it answers; left out, it is a model by URI.")
+    endpoint: ChatEndpoint | None = Field(None, description="Where it answers; left out, it is a model by URI.")
     samples_per_prompt: int | None = Field(
         None, ge=1, le=256, description="Replies drawn from it for each prompt; default: as many as from the current."
     )

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from flywheel_contract.params import EndpointParams, SamplingParams
+from flywheel_contract.endpoints import ChatEndpoint
+from flywheel_contract.params import SamplingParams
 from flywheel_trainer.endpoints import EndpointDrawer
 from flywheel_trainer.errors import ConfigError, StageError
 from tests.trainer_data.endpoint import Answers, endpoint
@@ -13,7 +14,7 @@ PROMPTS = [[{"role": "user", "content": f"Question {n}"}] for n in range(3)]
 
 
 def draw(answers: Answers, prompts: list[Any] = PROMPTS, **params: Any) -> list[list[str]]:  # noqa: ANN401 -- JSON
-    options = EndpointParams.model_validate({"url": answers.url, "model": "big", **params})
+    options = ChatEndpoint.model_validate({"url": answers.url, "model": "big", **params})
     shares: list[float] = []
     drawer = EndpointDrawer("hosted", options, wait=0)
     replies = drawer.draw(prompts, SamplingParams(max_new_tokens=7), count=2, seed=5, report=shares.append)

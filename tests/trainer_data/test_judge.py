@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from e2e import tiny_model
 from flywheel_contract.characters import Character
-from flywheel_contract.judging import JudgeEndpoint, JudgeParams, JudgeQuestion
+from flywheel_contract.endpoints import ChatEndpoint
+from flywheel_contract.judging import JudgeParams, JudgeQuestion
 from flywheel_contract.metric_names import Metric
 from flywheel_contract.params import EvaluateParams, Precision
 from flywheel_contract.stage_spec import Input
@@ -47,9 +48,9 @@ def says(content: object) -> httpx.Response:
     return httpx.Response(200, json={"choices": [{"message": {"role": "assistant", "content": content}}]})
 
 
-def endpoint(handler: Handler, **more: Any) -> EndpointJudge:  # noqa: ANN401 -- fields of JudgeEndpoint
-    params = JudgeEndpoint(url=URL, model="judge-1", max_concurrency=2, timeout_seconds=5, **more)
-    return EndpointJudge(params, transport=httpx.MockTransport(handler))
+def endpoint(handler: Handler, **more: Any) -> EndpointJudge:  # noqa: ANN401 -- fields of ChatEndpoint
+    params = ChatEndpoint(url=URL, model="judge-1", concurrency=2, timeout_seconds=5, **more)
+    return EndpointJudge(params, wait=0, transport=httpx.MockTransport(handler))
 
 
 def asked_text(request: httpx.Request) -> str:
@@ -170,14 +171,15 @@ def raising(error: Exception) -> Handler:
 @pytest.mark.parametrize(
     ("handler", "counted"),
     [
-        (raising(httpx.ConnectError("refused")), "ConnectError"),
-        (raising(httpx.ReadTimeout("late")), "ReadTimeout"),
-        (lambda request: httpx.Response(500), "HTTPStatusError"),
+        (raising(httpx.ConnectError("refused")), "away"),
+        (raising(httpx.ReadTimeout("late")), "away"),
+        (lambda request: httpx.Response(500), "away"),
+        (lambda request: httpx.Response(400), "refused"),
         (lambda request: httpx.Response(200, text="<html>"), "malformed"),
         (lambda request: httpx.Response(200, json={"choices": []}), "malformed"),
         (lambda request: httpx.Response(200, json=None), "malformed"),
         (lambda request: says(None), "unreadable"),
-        (lambda request: says(["yes"]), "unreadable"),
+        (lambda request: says(["yes"]), "malformed"),
     ],
 )
 def test_what_goes_wrong_is_no_answer_and_is_counted(handler: Handler, counted: str) -> None:
@@ -205,12 +207,12 @@ def test_the_key_comes_from_the_environment_and_is_needed(monkeypatch: pytest.Mo
         sent.append(request.headers["authorization"])
         return oracle(request)
 
-    with pytest.raises(ConfigError, match="JUDGE_KEY is not set; name the Secret"):
+    with pytest.raises(ConfigError, match="JUDGE_KEY is not set; name a Secret"):
         endpoint(keyed, api_key_env="JUDGE_KEY").answer([item()])
     monkeypatch.setenv("JUDGE_KEY", "k-1")
     endpoint(keyed, api_key_env="JUDGE_KEY").answer([item()])
     assert sent == ["Bearer k-1"]
-    with pytest.raises(ConfigError, match=r"refuses the key \(401\)"):
+    with pytest.raises(ConfigError, match=r"refuses model 'judge-1' \(HTTP 401: \)"):
         endpoint(lambda request: httpx.Response(401), api_key_env="JUDGE_KEY").answer([item()])
 
 
@@ -225,7 +227,7 @@ class _Context:
 
 
 def test_exactly_one_judge() -> None:
-    there: Any = JudgeParams(endpoint=JudgeEndpoint(url=URL, model="m"))
+    there: Any = JudgeParams(endpoint=ChatEndpoint(url=URL, model="m"))
     contexts: Any = _Context(), _Context("judge")
     assert isinstance(judge_of(contexts[0], there, Precision.AUTO, 1), EndpointJudge)
     assert judge_of(contexts[1], JudgeParams(), Precision.AUTO, 1).name == "pvc://lab/judge"
@@ -311,7 +313,7 @@ def preachy_unless(word: str) -> Handler:
 
 
 def measured(handler: Handler, cast: Cast, **more: Any) -> tuple[dict[Metric, Any], dict[str, Any]]:  # noqa: ANN401
-    asked = JudgeParams(endpoint=JudgeEndpoint(url=URL, model="judge-1"), **more)
+    asked = JudgeParams(endpoint=ChatEndpoint(url=URL, model="judge-1"), **more)
     params = EvaluateParams(bootstrap_samples=100, judge=asked)
     count = len(cast.candidate.replies)
     found, report = ask_about(endpoint(handler), rows(count), cast, [CAPTAIN], params, asked, 0)

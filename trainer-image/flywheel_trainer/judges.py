@@ -1,32 +1,33 @@
 """The two kinds of judges: an endpoint that is asked over HTTP, and a model in this process."""
 
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Final
 
 import httpx
 
-from flywheel_contract.judging import JudgeEndpoint, JudgeParams
+from flywheel_contract.endpoints import ChatEndpoint
+from flywheel_contract.judging import JudgeParams
 from flywheel_contract.params import Precision
 from flywheel_contract.stages import Role
 from flywheel_trainer import models
+from flywheel_trainer.chat_api import WAIT_SECONDS, AwayError, ChatApi, RefusedError, StrangeError
 from flywheel_trainer.context import LocalInput, StageContext
 from flywheel_trainer.errors import ConfigError
 from flywheel_trainer.judge import WORDS, Item, Judge, ask, read_answer
 from flywheel_trainer.perplexity import reply_likelihoods
 
-_ATTEMPTS = 3
 _ANSWER_TOKENS = 200
 """Room for the answer: a JSON object, with some left for a model that says more than it should."""
 
 
 @dataclass
 class EndpointJudge:
-    """A judge behind `POST <url>/chat/completions`. What goes wrong is no answer, and is counted by its kind."""
+    """A judge at an endpoint. What goes wrong is no answer, and is counted by its kind."""
 
-    params: JudgeEndpoint
+    params: ChatEndpoint
+    wait: float = WAIT_SECONDS
     transport: httpx.BaseTransport | None = None
     """For tests: what answers instead of the network."""
     failures: Counter[str] = field(default_factory=Counter)
@@ -40,61 +41,24 @@ class EndpointJudge:
         """One answer for each item.
 
         Raises:
-            ConfigError: the key is missing or refused: no answer would ever come.
+            ConfigError: the key is missing or refused, or the model unknown: no answer would ever come.
         """
-        headers = {"authorization": f"Bearer {self._key()}"} if self.params.api_key_env else {}
-        with (
-            httpx.Client(transport=self.transport, headers=headers, timeout=self.params.timeout_seconds) as client,
-            ThreadPoolExecutor(self.params.max_concurrency) as pool,
-        ):
-            return list(pool.map(lambda item: self._one(client, item), items))
+        api = ChatApi("evaluation.judge.endpoint", self.params, wait=self.wait, transport=self.transport)
+        bodies = [
+            {"messages": ask(item, "answer-json"), "temperature": 0, "max_tokens": _ANSWER_TOKENS} for item in items
+        ]
+        return [self._read(item, said) for item, said in zip(items, api.ask(bodies), strict=True)]
 
-    def _one(self, client: httpx.Client, item: Item) -> bool | None:
-        text = self._text(client, item)
-        if text is None:
-            return None
-        answer = read_answer(text, item.mark)
+    def _read(self, item: Item, said: str | Exception) -> bool | None:
+        if isinstance(said, RefusedError) and said.every:
+            raise said
+        answer = read_answer(said, item.mark) if isinstance(said, str) else None
         if answer is None:
-            self.failures["unreadable"] += 1
+            self.failures[_KINDS.get(type(said), "unreadable")] += 1
         return answer
 
-    def _text(self, client: httpx.Client, item: Item) -> str | None:
-        body = {
-            "model": self.params.model,
-            "messages": ask(item, "answer-json"),
-            "temperature": 0,
-            "max_tokens": _ANSWER_TOKENS,
-        }
-        url = f"{self.params.url.rstrip('/')}/chat/completions"
-        for attempt in range(_ATTEMPTS):
-            last = attempt == _ATTEMPTS - 1
-            try:
-                response = client.post(url, json=body)
-                if response.status_code in (401, 403):
-                    raise ConfigError(
-                        f"evaluation.judge.endpoint: {self.params.url} refuses the key ({response.status_code}); "
-                        "correct apiKeyEnv and its Secret"
-                    )
-                response.raise_for_status()
-                content = response.json()["choices"][0]["message"]["content"]
-            except httpx.HTTPError as error:
-                if last:
-                    self.failures[type(error).__name__] += 1
-            except (ValueError, LookupError, TypeError):
-                self.failures["malformed"] += 1
-                return None
-            else:
-                return content if isinstance(content, str) else ""
-        return None
 
-    def _key(self) -> str:
-        key = os.environ.get(self.params.api_key_env or "", "")
-        if not key:
-            raise ConfigError(
-                f"evaluation.judge.endpoint: the environment variable {self.params.api_key_env} is not set; "
-                "name the Secret that holds it in runtime.secretEnv"
-            )
-        return key
+_KINDS: Final[dict[type, str]] = {AwayError: "away", RefusedError: "refused", StrangeError: "malformed"}
 
 
 @dataclass
