@@ -1,4 +1,4 @@
-"""The parameters of curation's filters: privacy, safety, retention."""
+"""The parameters of the filters: privacy, safety, retention, and what all data that is trained on must pass."""
 
 from enum import StrEnum
 from typing import Annotated, Final
@@ -93,3 +93,11 @@ class RetentionParams(Record):
     max_age_days: int | None = Field(
         None, ge=1, le=36_500, description="Rows older than this are dropped too, and rows that do not say their time."
     )
+
+
+class ScreeningParams(Record):
+    """What may not be trained on, wherever it comes from: traffic, and data that a person hands over beside it."""
+
+    privacy: PrivacyParams = Field(default_factory=PrivacyParams, description="The privacy filter.")
+    retention: RetentionParams = Field(default_factory=RetentionParams, description="What is too old to be used.")
+    require_consent: bool = Field(True, description="Drop rows whose consent says that they must not be trained on.")

@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, IPvAnyNetwork, StringConstraints, model_validator
 
 from flywheel_contract.base import Record
-from flywheel_contract.characters import REFUSAL_MAX_LENGTH
+from flywheel_contract.characters import REFUSAL_MAX_LENGTH, Tool
 from flywheel_contract.online import FEEDBACK, EventType
 from flywheel_contract.paths import SERVER_PORT
 from flywheel_contract.safety import ClassifierParams
@@ -38,6 +38,9 @@ class CharacterPrompt(Record):
     system_prompt: Annotated[str, StringConstraints(min_length=1, max_length=65536)]
     refusal: Annotated[str, StringConstraints(min_length=1, max_length=REFUSAL_MAX_LENGTH)] | None = Field(
         None, description="What the character says in place of what was cut; left out, `moderation.safeReply`."
+    )
+    tools: list[Tool] = Field(
+        default_factory=list, max_length=4, description="What it can call, in place of the client's own `tools`."
     )
 
 

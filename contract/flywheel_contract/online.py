@@ -7,6 +7,7 @@ from pydantic import AwareDatetime, Field, StringConstraints
 
 from flywheel_contract.base import Record
 from flywheel_contract.experiment import Arm
+from flywheel_contract.uris import join_uri
 
 GATEWAY_PORT: Final = 8001
 """The gateway's OpenAI-compatible API, /v1/sessions and /v1/events, in the pod of its model server."""
@@ -133,7 +134,7 @@ class Turn(Record):
     character: str | None = None
     origin: Literal["User", "Internal"] = "User"
     time: AwareDatetime
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
     signals: dict[str, bool | int | float | str] = Field(default_factory=dict)
     consent: Consent = Consent()
     turn: str = Field(description="Id of this turn, as events name it.")
@@ -183,6 +184,11 @@ class Feedback(Record):
 
 FEEDBACK_MAX: Final = 50
 """Events in one POST."""
+
+
+def traffic_uri(artifacts: str, lineage: str) -> str:
+    """Where the gateways of a lineage write its log, and the stages and the analysis read it."""
+    return join_uri(artifacts, lineage, "traffic")
 
 
 class ErasureReceipt(Record):

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from flywheel_contract.base import Record
 from flywheel_contract.curation_params import ConstraintsParams, DiversityParams
 from flywheel_contract.endpoints import ChatEndpoint
-from flywheel_contract.filters import PrivacyParams, RetentionParams, SafetyParams
+from flywheel_contract.filters import SafetyParams, ScreeningParams
 from flywheel_contract.judging import BenchmarkParams, JudgeParams
 from flywheel_contract.pairs import AgreementParams, PairFilterParams
 from flywheel_contract.stages import RewardModelType
@@ -117,12 +117,10 @@ class NearDuplicateParams(Record):
     similarity: float = Field(0.8, gt=0, le=1, description="Estimated Jaccard similarity from which two are the same.")
 
 
-class CurateParams(Record):
+class CurateParams(ScreeningParams):
     """Which conversations may be trained on, which are kept for judging, and which are dropped."""
 
-    privacy: PrivacyParams = Field(default_factory=PrivacyParams, description="The privacy filter.")
     safety: SafetyParams = Field(default_factory=SafetyParams, description="The safety filter.")
-    retention: RetentionParams = Field(default_factory=RetentionParams, description="What is too old to be used.")
     near_duplicates: NearDuplicateParams = Field(
         default_factory=NearDuplicateParams, description="Near-duplicate pruning."
     )
@@ -132,7 +130,6 @@ class CurateParams(Record):
     constraints: ConstraintsParams | None = Field(
         None, description="Shares that the kept conversations shall have along named dimensions; left out, none."
     )
-    require_consent: bool = Field(True, description="Drop rows whose consent says that they must not be trained on.")
     holdout_fraction: float = Field(
         0.2, gt=0, lt=1, description="Share of the users kept for evaluation, chosen by a hash of the user id."
     )

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from flywheel_contract.base import Digest, Name, Record, digest_of
 from flywheel_contract.characters import Character
+from flywheel_contract.filters import ScreeningParams
 from flywheel_contract.judging import StyleParams
 from flywheel_contract.params import (
     CurateParams,
@@ -101,7 +102,15 @@ class CurateSpec(_StageSpec):
     params: CurateParams = Field(default_factory=CurateParams)
 
 
-class RewardModelSpec(_StageSpec):
+class _ScreenedSpec(_StageSpec):
+    """Of a stage that reads data which does not come through `curate`."""
+
+    screening: ScreeningParams = Field(
+        default_factory=ScreeningParams, description="What of such data may not be trained on."
+    )
+
+
+class RewardModelSpec(_ScreenedSpec):
     stage: Literal[Stage.REWARD_MODEL] = Stage.REWARD_MODEL
     params: RewardStageParams = Field(default_factory=RewardStageParams)
 
@@ -111,12 +120,12 @@ class RejectionSampleSpec(_StageSpec):
     params: RejectionSampleParams = Field(default_factory=RejectionSampleParams)
 
 
-class SftSpec(_StageSpec):
+class SftSpec(_ScreenedSpec):
     stage: Literal[Stage.SFT] = Stage.SFT
     params: SftParams = Field(default_factory=SftParams)
 
 
-class DpoSpec(_StageSpec):
+class DpoSpec(_ScreenedSpec):
     stage: Literal[Stage.DPO] = Stage.DPO
     params: DpoParams = Field(default_factory=DpoParams)
 
@@ -150,6 +159,7 @@ def inputs_digest(spec: StageSpec) -> Digest:
     return digest_of(
         {
             **anew,
+            **({"screening": spec.screening.to_json()} if isinstance(spec, _ScreenedSpec) else {}),
             "apiVersion": spec.api_version,
             "stage": spec.stage.value,
             "seed": spec.seed,

@@ -57,8 +57,8 @@ class Grid:
     def rich(self) -> Table:
         """For a terminal."""
         table = Table(title=self.title, title_justify="left", caption=self.note or None, caption_justify="left")
-        for number, column in enumerate(self.columns):
-            table.add_column(column, no_wrap=number == 0)
+        for column in self.columns:
+            table.add_column(column, overflow="fold")
         for row in self.rows:
             table.add_row(*row)
         return table

@@ -7,12 +7,12 @@ from e2e.kubectl import Manifest
 API_VERSION: Final = "characterflywheel.dev/v1alpha1"
 CLAIM: Final = "artifacts"
 ROOT: Final = f"pvc://{CLAIM}"
-RUNTIME: Final[Manifest] = {
+POD_RUNTIME: Final[Manifest] = {
     # Two cores carry the whole cluster: one thread per process is quicker than two that fight.
     "env": [{"name": "OMP_NUM_THREADS", "value": "1"}],
-    "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}},
     "terminationGracePeriodSeconds": 60,
 }
+RUNTIME: Final[Manifest] = {**POD_RUNTIME, "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}}}
 RETRY: Final[Manifest] = {"maxRetries": 3, "backoffSeconds": 1}
 SOURCES: Final = [
     {"name": "annotators", "origin": "Internal", "uri": f"{ROOT}/data/traffic-internal.jsonl"},

@@ -10,7 +10,7 @@ from e2e.kubectl import Manifest
 from e2e.population.job import Population, living
 from e2e.population.settings import Settings
 from e2e.population.tally import Tally
-from e2e.world.manifests import API_VERSION, ROOT, RUNTIME
+from e2e.world.manifests import API_VERSION, POD_RUNTIME, ROOT
 from e2e.world.voices import VOICES, teach
 from e2e.world.world import World
 
@@ -73,7 +73,7 @@ def abtest(name: str, lineage: str, control: str, treatment: str, **spec: Any) -
             "treatment": {"model": voice_uri(treatment)},
             "artifacts": {"uri": f"{ROOT}/runs"},
             "serving": SERVING,
-            "runtime": RUNTIME,
+            "runtime": POD_RUNTIME,
             "retryPolicy": {"maxRetries": 1, "backoffSeconds": 1},
             **TEMPLATE,
             **spec,

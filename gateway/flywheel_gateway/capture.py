@@ -12,6 +12,7 @@ import orjson
 from flywheel_contract.experiment import Arm
 from flywheel_contract.gateway_config import GatewayConfig
 from flywheel_contract.online import Consent, Event, EventType, Exposure, LogTable, Turn
+from flywheel_gateway.calls import Said, logged
 from flywheel_gateway.identity import Identity
 from flywheel_gateway.log_writer import LogWriter
 from flywheel_gateway.metrics import Metrics
@@ -45,6 +46,7 @@ class Recorder:
         self, config: GatewayConfig, writer: LogWriter, metrics: Metrics, clock: Callable[[], datetime] = utc_now
     ) -> None:
         self._config, self._writer, self._metrics, self._clock = config, writer, metrics, clock
+        self._tools = {c.name: {tool.name for tool in c.tools} for c in config.characters}
         self._seen: OrderedDict[tuple[str, str, str | None, Arm | None], None] = OrderedDict()
 
     def exposure(
@@ -100,13 +102,14 @@ class Recorder:
         self._metrics.count_event(kind)
         self._put(LogTable.EVENTS, now, row.to_row())
 
-    def turn(self, exchange: Exchange, messages: tuple[dict[str, str], ...], reply: str, latency_ms: float) -> None:
+    def turn(self, exchange: Exchange, messages: tuple[dict[str, Any], ...], reply: Said, latency_ms: float) -> None:
         """Logs a conversation with its reply, where the user's consent allows it."""
         if not messages or (self._config.consent.mode == "Require" and exchange.consent is not True):
             return
         identity, now = exchange.identity, self._clock()
         days = self._config.retention_days
         own = [m for m in messages if exchange.character is None or m["role"] not in ("system", "developer")]
+        tools = self._tools.get(exchange.character or "", set())
         row = Turn(
             conversation=scoped(identity, exchange.conversation),
             user=identity.logged,
@@ -115,8 +118,15 @@ class Recorder:
             time=now,
             # `developer` is a newer word for `system`, which data.md does not know.
             messages=[
-                *({**m, "role": "system"} if m["role"] == "developer" else m for m in own),
-                {"role": "assistant", "content": reply},
+                *(
+                    {
+                        "role": "system" if m["role"] == "developer" else m["role"],
+                        "content": m["content"],
+                        **logged(m.get("tool_calls", ()), tools),
+                    }
+                    for m in own
+                ),
+                {"role": "assistant", "content": reply.text, **logged(reply.calls, tools)},
             ],
             consent=Consent(training=exchange.consent),
             turn=exchange.turn,

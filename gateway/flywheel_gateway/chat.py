@@ -12,6 +12,7 @@ from typing import Any, Final
 import orjson
 
 from flywheel_contract.online import CLIENT_ID_PATTERN, HEADER_CHARACTER, HEADER_CONVERSATION, HEADER_TURN, EventType
+from flywheel_gateway.calls import Said
 from flywheel_gateway.capture import Exchange
 from flywheel_gateway.detectors import REFUSAL_DETECTOR, is_refusal
 from flywheel_gateway.dialects import Asked, Chat, Completions, Dialect, finish_reason
@@ -75,7 +76,7 @@ class Conversation:
             character, consent = known_character(services, name), config.consent.default
         else:
             # Another generation may have dropped the character of a token that still holds.
-            character = claims.character if claims.character in services.prompts else config.default_character
+            character = claims.character if claims.character in services.characters else config.default_character
             consent, conversation = claims.consent, conversation or claims.conversation or claims.session
         self._exchange = Exchange(
             identity=identity,
@@ -91,7 +92,7 @@ class Conversation:
         services.recorder.exposure(
             self._exchange, "FirstRequest", known=(claims.test, claims.arm) if claims is not None else None
         )
-        body = asked.body if character is None else dialect.with_system(asked, services.prompts[character])
+        body = asked.body if character is None else dialect.with_character(asked, services.characters[character])
         return asked, {**body, "model": config.model} if config.model is not None else body
 
     async def _is_blocked(self, asked: Asked) -> bool:
@@ -112,10 +113,10 @@ class Conversation:
 
     async def _refuse_prompt(self, dialect: Dialect, asked: Asked) -> int:
         """The character's refusal in place of the model's reply; the model never saw the prompt."""
-        safe = self._refusal
+        safe = Said(self._refusal)
         about = {"model": asked.body.get("model") if isinstance(asked.body.get("model"), str) else ""}
         if asked.stream:
-            delivery = Delivery(self._send, self._headers, safe)
+            delivery = Delivery(self._send, self._headers, safe.text)
             await delivery.part(dialect.part(about, safe, None))
             await delivery.part(dialect.part(about, None, "content_filter"))
             await delivery.end()
@@ -127,36 +128,36 @@ class Conversation:
         services = self._services
         try:
             raw = await self._request.unless_gone(services.upstream.post(dialect.upstream_path, body))
-            reply, text = _reply_in(dialect, raw)
+            reply, said = _reply_in(dialect, raw)
         except UpstreamError as error:
             raise self._failed(error) from error
         except asyncio.CancelledError:
             self._log(EventType.ERROR)  # we are shutting down, and the client gets no reply
             raise
         if services.config.moderation.reply:
-            raw = orjson.dumps(await self._checked(dialect, asked, reply, text))
+            raw = orjson.dumps(await self._checked(dialect, asked, reply, said))
         else:
-            self._given(asked, text, capture=True)
+            self._given(asked, said, capture=True)
         await send_bytes(self._send, 200, raw, b"application/json", self._headers)
         return 200
 
-    async def _checked(self, dialect: Dialect, asked: Asked, reply: dict[str, Any], text: str) -> dict[str, Any]:
+    async def _checked(self, dialect: Dialect, asked: Asked, reply: dict[str, Any], said: Said) -> dict[str, Any]:
         """The reply, or the character's refusal where it is unsafe or could not be checked."""
         services = self._services
         try:
-            unsafe = await services.moderator.unsafe([text])
+            unsafe = await services.moderator.unsafe([*said.texts()])
         except UnsafeTextError:
             services.metrics.cannot_say("reply")
             self._log(EventType.ERROR)
-            return dialect.reply(reply, self._refusal, "content_filter")
+            return dialect.reply(reply, Said(self._refusal), "content_filter")
         services.metrics.said("reply", unsafe)
         if unsafe is not None:
             self._log(EventType.SAFETY_VIOLATION, detector=services.moderator.detector, blocked=True)
-            self._given(asked, self._refusal, capture=False)
-            return dialect.reply(reply, self._refusal, "content_filter")
-        self._given(asked, text, capture=True)
-        # Only what was checked goes out: no reasoning, no tool calls, no tokens beside the text.
-        return dialect.reply(reply, text, finish_reason(reply) or "stop")
+            self._given(asked, Said(self._refusal), capture=False)
+            return dialect.reply(reply, Said(self._refusal), "content_filter")
+        self._given(asked, said, capture=True)
+        # Only what was checked goes out: no reasoning, no tokens beside the text.
+        return dialect.reply(reply, said, finish_reason(reply) or "stop")
 
     async def _stream(self, dialect: Dialect, asked: Asked, body: dict[str, Any]) -> int:
         delivery = Delivery(
@@ -173,7 +174,7 @@ class Conversation:
             return 200
         except DisconnectedError:
             # The words that arrived were a reply, and the user left it: it counts, but it is nobody's to train on.
-            if delivery.text:
+            if delivery.said:
                 self._log(EventType.MESSAGE, value=self._milliseconds())
             raise
         except asyncio.CancelledError:
@@ -184,25 +185,25 @@ class Conversation:
         else:
             if delivery.outcome == "unsafe":
                 self._log(EventType.SAFETY_VIOLATION, detector=self._services.moderator.detector, blocked=True)
-            self._given(asked, delivery.text, capture=delivery.outcome == "whole")
+            self._given(asked, delivery.said, capture=delivery.outcome == "whole")
         await delivery.end()
         return 200
 
-    def _given(self, asked: Asked, text: str, *, capture: bool) -> None:
+    def _given(self, asked: Asked, said: Said, *, capture: bool) -> None:
         """A reply was given: the message, the turn (not of what we cut), and what the detectors see."""
         services, latency = self._services, self._milliseconds()
         self._log(EventType.MESSAGE, value=latency)
         if not capture:
             return
-        services.recorder.turn(self._exchange, asked.messages, text, latency)
+        services.recorder.turn(self._exchange, asked.messages, said, latency)
         moderation = services.config.moderation
-        if is_refusal(text):
+        if is_refusal(said.text):
             if moderation.prompt:
                 self._log(EventType.FALSE_REFUSAL, detector=REFUSAL_DETECTOR)
             else:
                 services.later(self._detect(asked.prompt, EventType.FALSE_REFUSAL))
         if moderation.detect and not moderation.reply:
-            services.later(self._detect((text,), EventType.SAFETY_VIOLATION))
+            services.later(self._detect(tuple(said.texts()), EventType.SAFETY_VIOLATION))
 
     async def _detect(self, texts: tuple[str, ...], kind: EventType) -> None:
         """After the reply: a refusal is false where the prompt (`texts`) is safe, a reply violates where it is not."""
@@ -232,15 +233,15 @@ class Conversation:
         return round(1000 * (time.monotonic() - self._exchange.began), 3)
 
 
-def _reply_in(dialect: Dialect, raw: bytes) -> tuple[dict[str, Any], str]:
+def _reply_in(dialect: Dialect, raw: bytes) -> tuple[dict[str, Any], Said]:
     try:
         reply = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise UpstreamError("broken") from error
-    text = dialect.reply_text(reply) if isinstance(reply, dict) else None
-    if text is None:
+    said = dialect.reply_said(reply) if isinstance(reply, dict) else None
+    if said is None:
         raise UpstreamError("broken")
-    return reply, text
+    return reply, said
 
 
 def _client_id(value: object, name: str) -> str | None:

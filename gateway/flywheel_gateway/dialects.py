@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from flywheel_contract.gateway_config import Limits
+from flywheel_contract.gateway_config import CharacterPrompt, Limits
+from flywheel_gateway.calls import Said, calls_in
 from flywheel_gateway.errors import ApiError
 
 ROLES: Final = ("system", "developer", "user", "assistant", "tool")
@@ -26,8 +27,8 @@ class Asked:
     body: dict[str, Any]
     stream: bool
     prompt: tuple[str, ...]
-    messages: tuple[dict[str, str], ...] = ()
-    """The conversation as text, for the log; empty for completions."""
+    messages: tuple[dict[str, Any], ...] = ()
+    """The conversation as text and calls, for the log; empty for completions."""
     metadata: Mapping[str, Any] | None = None
 
 
@@ -55,39 +56,49 @@ class Chat:
         return Asked(body, stream, _newest(texts), texts, metadata)
 
     @staticmethod
-    def with_system(asked: Asked, prompt: str) -> dict[str, Any]:
-        """The body with the character's prompt first, and none of the client's own."""
+    def with_character(asked: Asked, character: CharacterPrompt) -> dict[str, Any]:
+        """The body with the character's prompt first and its tools, and none of the client's own of either."""
         rest = [m for m in asked.body["messages"] if m["role"] not in _SYSTEM]
-        return {**asked.body, "messages": [{"role": "system", "content": prompt}, *rest]}
+        tools = {"tools": [tool.schema_of_call() for tool in character.tools]} if character.tools else {}
+        return {**asked.body, **tools, "messages": [{"role": "system", "content": character.system_prompt}, *rest]}
 
     @staticmethod
-    def reply_text(reply: Mapping[str, Any]) -> str | None:
-        """The text of a whole reply, or None where it has none."""
+    def reply_said(reply: Mapping[str, Any]) -> Said | None:
+        """What a whole reply says, or None where it is no reply."""
         choice = _choice(reply)
         message = choice.get("message") if choice else None
         content = message.get("content") if isinstance(message, dict) else None
-        if isinstance(content, str):
-            return content
-        # A tool call has no text.
-        return "" if isinstance(message, dict) and content is None else None
+        if not isinstance(message, dict) or not isinstance(content, str | None):
+            return None
+        return Said(content or "", calls_in(message.get("tool_calls")))  # a tool call may have no text
 
     @staticmethod
     def part_text(part: Mapping[str, Any]) -> str:
         """The text of a streamed part."""
-        choice = _choice(part)
-        delta = choice.get("delta") if choice else None
-        content = delta.get("content") if isinstance(delta, dict) else None
+        content = _delta(part).get("content")
         return content if isinstance(content, str) else ""
 
     @staticmethod
-    def reply(about: Mapping[str, Any], text: str, finish: str) -> dict[str, Any]:
-        """A whole reply of nothing but `text`; ids, model and usage are those of `about`."""
-        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
+    def part_calls(part: Mapping[str, Any]) -> list[Any]:
+        """The pieces of tool calls in a streamed part."""
+        pieces = _delta(part).get("tool_calls")
+        return pieces if isinstance(pieces, list) else []
+
+    @staticmethod
+    def reply(about: Mapping[str, Any], said: Said, finish: str) -> dict[str, Any]:
+        """A whole reply of nothing but `said`; ids, model and usage are those of `about`."""
+        message: dict[str, Any] = {"role": "assistant", "content": said.text}
+        if said.calls:
+            message |= {"content": said.text or None, "tool_calls": list(said.calls)}
+        choice = {"index": 0, "message": message, "finish_reason": finish}
         return {**_head(about, "chat.completion", "chatcmpl"), "choices": [choice], **_usage(about)}
 
-    def part(self, about: Mapping[str, Any], text: str | None, finish: str | None) -> dict[str, Any]:
-        """A streamed part of nothing but `text`."""
-        delta = {} if text is None else {"role": "assistant", "content": text}
+    def part(self, about: Mapping[str, Any], said: Said | None, finish: str | None) -> dict[str, Any]:
+        """A streamed part of nothing but `said`."""
+        delta: dict[str, Any] = {}
+        if said is not None:
+            calls = [{"index": index, **call} for index, call in enumerate(said.calls)]
+            delta = {"role": "assistant", "tool_calls": calls} if calls else {"role": "assistant", "content": said.text}
         choice = {"index": 0, "delta": delta, "finish_reason": finish}
         return {**_head(about, self.object_of_part, "chatcmpl"), "choices": [choice]}
 
@@ -109,16 +120,16 @@ class Completions:
         return Asked(body, stream, (prompt,), (), metadata)
 
     @staticmethod
-    def with_system(asked: Asked, prompt: str) -> dict[str, Any]:
+    def with_character(asked: Asked, character: CharacterPrompt) -> dict[str, Any]:
         """The body as it is: a completion has no place for a character."""
         return asked.body
 
     @staticmethod
-    def reply_text(reply: Mapping[str, Any]) -> str | None:
-        """As `Chat.reply_text`."""
+    def reply_said(reply: Mapping[str, Any]) -> Said | None:
+        """As `Chat.reply_said`."""
         choice = _choice(reply)
         text = choice.get("text") if choice else None
-        return text if isinstance(text, str) else None
+        return Said(text) if isinstance(text, str) else None
 
     @staticmethod
     def part_text(part: Mapping[str, Any]) -> str:
@@ -128,14 +139,19 @@ class Completions:
         return text if isinstance(text, str) else ""
 
     @staticmethod
-    def reply(about: Mapping[str, Any], text: str, finish: str) -> dict[str, Any]:
+    def part_calls(part: Mapping[str, Any]) -> list[Any]:
+        """None: a completion calls nothing."""
+        return []
+
+    @staticmethod
+    def reply(about: Mapping[str, Any], said: Said, finish: str) -> dict[str, Any]:
         """As `Chat.reply`."""
-        choice = {"index": 0, "text": text, "finish_reason": finish, "logprobs": None}
+        choice = {"index": 0, "text": said.text, "finish_reason": finish, "logprobs": None}
         return {**_head(about, "text_completion", "cmpl"), "choices": [choice], **_usage(about)}
 
-    def part(self, about: Mapping[str, Any], text: str | None, finish: str | None) -> dict[str, Any]:
+    def part(self, about: Mapping[str, Any], said: Said | None, finish: str | None) -> dict[str, Any]:
         """As `Chat.part`."""
-        choice = {"index": 0, "text": text or "", "finish_reason": finish, "logprobs": None}
+        choice = {"index": 0, "text": said.text if said else "", "finish_reason": finish, "logprobs": None}
         return {**_head(about, self.object_of_part, "cmpl"), "choices": [choice]}
 
 
@@ -165,7 +181,7 @@ def _common(value: object) -> tuple[dict[str, Any], bool, Mapping[str, Any] | No
     return {k: v for k, v in value.items() if k not in _OURS}, stream is True, metadata
 
 
-def _message(message: object) -> dict[str, str]:
+def _message(message: object) -> dict[str, Any]:
     if not isinstance(message, dict) or message.get("role") not in ROLES:
         raise ApiError(400, "invalid_request", f"messages: each has a role, one of {', '.join(ROLES)}")
     content = message.get("content")
@@ -175,7 +191,8 @@ def _message(message: object) -> dict[str, str]:
         content = "\n".join(_part(part) for part in content)
     if not isinstance(content, str):
         raise ApiError(400, "invalid_request", "messages: content is text, or a list of text parts")
-    return {"role": message["role"], "content": content}
+    calls = calls_in(message.get("tool_calls")) if message["role"] == "assistant" else []
+    return {"role": message["role"], "content": content, **({"tool_calls": calls} if calls else {})}
 
 
 def _part(part: object) -> str:
@@ -186,7 +203,7 @@ def _part(part: object) -> str:
     return text
 
 
-def _newest(messages: Sequence[dict[str, str]]) -> tuple[str, ...]:
+def _newest(messages: Sequence[dict[str, Any]]) -> tuple[str, ...]:
     """The texts since the last reply, and a beginning that the client put into the model's mouth."""
     found: list[str] = []
     asked = False
@@ -203,6 +220,12 @@ def _choice(value: Mapping[str, Any]) -> dict[str, Any] | None:
     choices = value.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
     return first if isinstance(first, dict) else None
+
+
+def _delta(part: Mapping[str, Any]) -> dict[str, Any]:
+    choice = _choice(part)
+    delta = choice.get("delta") if choice else None
+    return delta if isinstance(delta, dict) else {}
 
 
 def _head(about: Mapping[str, Any], kind: str, prefix: str) -> dict[str, Any]:

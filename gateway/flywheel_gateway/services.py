@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from flywheel_contract.gateway_config import GatewayConfig
+from flywheel_contract.gateway_config import CharacterPrompt, GatewayConfig
 from flywheel_gateway.capture import Recorder
 from flywheel_gateway.errors import ConfigError
 from flywheel_gateway.identity import Identifier
@@ -41,10 +41,8 @@ class Services:
     recorder: Recorder
     metrics: Metrics
     writer: LogWriter
-    prompts: dict[str, str]
-    """System prompts by character."""
-    refusals: dict[str, str]
-    """What a character says in place of what is unsafe; the others say `moderation.safeReply`."""
+    characters: dict[str, CharacterPrompt]
+    """By name."""
     in_flight: int = 0
     draining: bool = False
     _background: set[asyncio.Task[None]] = field(default_factory=set)
@@ -52,7 +50,8 @@ class Services:
 
     def refusal(self, character: str | None) -> str:
         """What `character` says in place of what is unsafe, or could not be checked."""
-        return self.refusals.get(character or "", self.config.moderation.safe_reply)
+        known = self.characters.get(character or "")
+        return (known.refusal if known is not None else None) or self.config.moderation.safe_reply
 
     def later(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs `work` beside the requests; too many at a time are not run, and counted."""
@@ -117,8 +116,7 @@ def assemble(
         recorder=Recorder(config, writer, metrics),
         metrics=metrics,
         writer=writer,
-        prompts={character.name: character.system_prompt for character in config.characters},
-        refusals={character.name: character.refusal for character in config.characters if character.refusal},
+        characters={character.name: character for character in config.characters},
     )
 
 

@@ -125,7 +125,7 @@ def known_character(services: Services, name: str | None) -> str | None:
     """
     if name is None:
         return services.config.default_character
-    if name not in services.prompts:
+    if name not in services.characters:
         raise ApiError(400, "unknown_character", "there is no such character")
     return name
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import orjson
 from prometheus_client import Histogram
 
+from flywheel_gateway.calls import Call, Gathering, Said
 from flywheel_gateway.dialects import Dialect, finish_reason
 from flywheel_gateway.errors import ApiError, UnsafeTextError, UpstreamError
 from flywheel_gateway.services import Services
@@ -32,7 +33,14 @@ class Delivery:
         self.started = False
         self.text = ""
         """What the model wrote, as far as it reached the client."""
+        self.calls: list[Call] = []
+        """What it called, once all of it had come."""
         self.outcome: Literal["whole", "unsafe", "failed"] = "whole"
+
+    @property
+    def said(self) -> Said:
+        """Text and calls together."""
+        return Said(self.text, self.calls)
 
     async def data(self, data: bytes) -> None:
         """Sends an event's data as it came."""
@@ -69,20 +77,24 @@ async def plain_parts(services: Services, dialect: Dialect, body: dict[str, Any]
         UpstreamError: the reply did not come to its end.
         ApiError: the model server refuses the request.
     """
+    gathering = Gathering()
     async with services.upstream.stream(dialect.upstream_path, body) as events:
         async for data, part in _parts(events):
             delivery.text += dialect.part_text(part)
+            gathering.add(dialect.part_calls(part))
             await delivery.data(data)
+    delivery.calls = gathering.calls
 
 
 async def moderated_parts(services: Services, dialect: Dialect, body: dict[str, Any], delivery: Delivery) -> None:
-    """Passes on text that was found safe, sentence by sentence, and nothing beside it. Ends with the refusal at the
-    first sentence that is unsafe, or that could not be checked.
+    """Passes on text that was found safe, sentence by sentence, then the calls of tools, and nothing beside them. Ends
+    with the refusal at the first sentence or call that is unsafe, or that could not be checked.
 
     Raises:
         UpstreamError, ApiError: as `plain_parts`. What was held back is not shown.
     """
     held, finish = "", "stop"
+    gathering = Gathering()
     about: dict[str, Any] = {}
     usage: dict[str, Any] | None = None
     async with services.upstream.stream(dialect.upstream_path, body) as events:
@@ -90,31 +102,34 @@ async def moderated_parts(services: Services, dialect: Dialect, body: dict[str, 
             about = about or {key: part.get(key) for key in ("id", "created", "model")}
             finish = finish_reason(part) or finish
             usage = part if isinstance(part.get("usage"), dict) else usage
+            gathering.add(dialect.part_calls(part))
             complete, held = split_complete(held + dialect.part_text(part))
-            if complete and not await _deliver(services, dialect, about, complete, delivery):
+            if complete and not await _deliver(services, dialect, about, Said(complete), delivery):
                 return
-    if held and not await _deliver(services, dialect, about, held, delivery):
-        return
+    for said in (Said(held), Said(calls=gathering.calls)):
+        if said and not await _deliver(services, dialect, about, said, delivery):
+            return
     await delivery.part(dialect.part(about, None, finish))
     if usage is not None:
         await delivery.part({**dialect.part(about, None, None), "choices": [], "usage": usage["usage"]})
 
 
-async def _deliver(services: Services, dialect: Dialect, about: dict[str, Any], text: str, delivery: Delivery) -> bool:
-    """Sends `text` if it is safe; else the refusal in its place, and False: there is no more."""
+async def _deliver(services: Services, dialect: Dialect, about: dict[str, Any], said: Said, delivery: Delivery) -> bool:
+    """Sends `said` if it is safe; else the refusal in its place, and False: there is no more."""
     try:
-        unsafe = await services.moderator.unsafe([text])
+        unsafe = await services.moderator.unsafe([*said.texts()])
     except UnsafeTextError:
         delivery.outcome = "failed"
         services.metrics.cannot_say("reply")
     else:
         services.metrics.said("reply", unsafe)
         if unsafe is None:
-            delivery.text += text
-            await delivery.part(dialect.part(about, text, None))
+            delivery.text += said.text
+            delivery.calls += said.calls
+            await delivery.part(dialect.part(about, said, None))
             return True
         delivery.outcome = "unsafe"
-    await delivery.part(dialect.part(about, delivery.refusal, None))
+    await delivery.part(dialect.part(about, Said(delivery.refusal), None))
     await delivery.part(dialect.part(about, None, "content_filter"))
     return False
 

@@ -136,6 +136,18 @@ def test_only_agreed_calls_are_trained_on() -> None:
     assert counts == {"tool-calls-Explicit": 1, "tool-calls-None": 1, "dropped-no-agreement": 3}
 
 
+def test_a_call_that_is_only_read_needs_no_agreement() -> None:
+    before = Conversation.model_validate(about(1, messages=[*ASKED, CALLING, *ASKED, PLAIN]))
+    called = Conversation.model_validate(calling(2))
+    kept, counts = tool_calls.trainable([before, called], AgreementParams(), [CHARACTER], last_only=True)
+    assert (kept, counts) == ([before], {"dropped-no-agreement": 1})
+    kept, _ = tool_calls.trainable([before], AgreementParams(), [CHARACTER])
+    assert kept == []
+    pair = {**about(3), "prompt": [*ASKED, CALLING, *ASKED], "chosen": [PLAIN], "rejected": [PLAIN]}
+    preference = Preference.model_validate(pair)
+    assert tool_calls.trainable([preference], AgreementParams(), [CHARACTER]) == ([preference], {})
+
+
 def test_a_call_that_the_character_has_no_tool_for_is_named() -> None:
     row = Preference.model_validate(preferring(1, "Chosen", "Chosen"))
     with pytest.raises(DataError, match="conversation tool-1 calls generate_image, which the character captain has no"):

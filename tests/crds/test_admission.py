@@ -51,6 +51,17 @@ GENERATION_MISTAKES = [
         "a reward twice", "spec.rewards[1]", "Duplicate", {"rewards": [{"rewardModel": "a"}, {"rewardModel": "a"}]}
     ),
     Mistake(
+        "tools on GPUs without a parser",
+        "spec.serving",
+        "set serving.toolCallParser",
+        {
+            "serving": {"gpus": 1},
+            "characters": [
+                {"name": "luna", "systemPrompt": "You are Luna.", "tools": [{"name": "draw", "description": "Draws."}]}
+            ],
+        },
+    ),
+    Mistake(
         "two safety classifiers",
         "spec.curation.safety.model",
         "set one of model and endpoint",

@@ -72,7 +72,9 @@ class Workshop:
 
     def spec(self, stage: str, inputs: list[Json], **params: Any) -> Path:  # noqa: ANN401 -- JSON
         """Writes a StageSpec and answers its file."""
+        screening = {"screening": params.pop("screening")} if "screening" in params else {}
         spec = {
+            **screening,
             "stage": stage,
             "owner": "gen-1",
             "group": "captain",

@@ -40,6 +40,15 @@ def planted() -> list[dict[str, Any]]:
     return rows
 
 
+def planted_pairs() -> list[dict[str, Any]]:
+    """Ordinary pairs, and each canary in the prompt, in the reply that is chosen and in the one that is not."""
+    pairs = tiny_data.preferences(80 + 3 * len(CANARIES))
+    places = [(place, canary) for place in ("prompt", "chosen", "rejected") for canary in CANARIES.values()]
+    for pair, (place, canary) in zip(pairs[80:], places, strict=True):
+        pair[place][-1]["content"] += f" My friend {canary} said so."
+    return pairs
+
+
 def found_in(folder: Path) -> list[str]:
     """Which canary stands in which file."""
     return [
@@ -81,11 +90,18 @@ def test_no_canary_reaches_an_artefact_or_a_log(
     policy = bench.input("policy", "pvc://lab/models/one")
     reward = bench.input("reward", "pvc://lab/models/judge")
     prompts = output("prompts", curated, "prompts")
+    pairs, own = planted_pairs(), planted()
+    screening = {"privacy": privacy}
+    preferences = bench.input("preferences", bench.data(f"pairs-{mode}", pairs))
+    fixes = bench.input("sft-data", bench.data(f"fixes-{mode}", own))
+    train = {"batchSize": 8, "maxLength": 96, "maxSteps": 2, "saveSteps": 1, "screening": screening}
+    done("reward-model", [policy, preferences], **train)
+    tuned = done("dpo", [policy, preferences], **train)
+    counted = "dropped-privacy" if mode == "Drop" else "redacted-privacy"
+    assert bench.manifest(tuned).counts[counted] >= 3 * len(CANARIES)
     short = {"maxNewTokens": 8, "maxPromptTokens": 64, "batchSize": 16}
     sampled = done("rejection-sample", [prompts, policy, reward], **short, samplesPerPrompt=2, maxPrompts=40)
-    trained = done(
-        "sft", [policy, output("accepted", sampled, "accepted")], batchSize=8, maxLength=96, maxSteps=2, saveSteps=1
-    )
+    trained = done("sft", [policy, output("accepted", sampled, "accepted"), fixes], **train)
     candidate = bench.input("policy", bench.model(trained))
     baseline = bench.input("baseline", "pvc://lab/models/one")
     judged = output("evaluation", curated, "evaluation")

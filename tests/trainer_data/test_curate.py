@@ -11,10 +11,11 @@ from transformers import BertConfig, BertModel, set_seed
 from e2e import tiny_data
 from flywheel_contract.metric_names import Metric
 from flywheel_contract.stage_result import Reason, StageResult
-from flywheel_contract.stages import Role
+from flywheel_contract.stages import Role, Stage
 from flywheel_trainer.data.embeddings import embedded_model
 from flywheel_trainer.data.rows import Conversation, read_traffic
 from flywheel_trainer.data.split import held_out
+from flywheel_trainer.runner import run_stage
 from flywheel_trainer.stages.curate import REPORT
 from tests.trainer_data.workbench import Workbench
 
@@ -38,6 +39,13 @@ def row(number: int, *contents: str, **more: Any) -> dict[str, Any]:  # noqa: AN
     roles = ("user", "assistant")
     messages = [{"role": roles[i % 2], "content": text} for i, text in enumerate(contents)]
     return {"conversation": f"c{number}", "user": f"u{number}", "origin": "User", "messages": messages, **more}
+
+
+def calling(number: int) -> dict[str, Any]:
+    """A conversation in which a tool is called."""
+    said = row(number, "show me", "here", "and now?", "this")
+    said["messages"][1]["tool_calls"] = [{"type": "function", "function": {"name": "draw", "arguments": {}}}]
+    return said
 
 
 def many(count: int) -> list[dict[str, Any]]:
@@ -70,6 +78,7 @@ def test_each_filter_counts_what_it_drops_and_order_decides(bench: Workbench) ->
         row(106, "mine", "yes", user="u1"),
         row(106, "mine", "no", user="u2"),
         row(107, "what now", "this", "and then?"),
+        calling(108),
     ]
     code, result = curated(bench, rows)
     assert code == 0
@@ -81,6 +90,7 @@ def test_each_filter_counts_what_it_drops_and_order_decides(bench: Workbench) ->
         "droppedEarlierTurn": 0,
         "droppedNoReply": 1,
         "droppedSharedConversation": 2,
+        "droppedForeignCall": 1,
         "droppedConsent": 1,
         "droppedPrivacy": 2,
         "droppedPrivacy.EMAIL_ADDRESS": 1,
@@ -89,16 +99,34 @@ def test_each_filter_counts_what_it_drops_and_order_decides(bench: Workbench) ->
         "droppedSafety.abuse": 1,
         "droppedDuplicate": 1,
     }
-    assert [result.metrics[m].value for m in (Metric.ROWS_READ, Metric.ROWS_KEPT)] == [29, 21]
+    assert [result.metrics[m].value for m in (Metric.ROWS_READ, Metric.ROWS_KEPT)] == [30, 21]
     assert {k: n for k, n in counts.items() if k.startswith("dropped") and k.endswith("User")} == {
         f"{reason}User": n for reason, n in dropped.items() if "." not in reason
     }
-    assert [counts["readUser"], counts["readInternal"], counts["plainUserIdsUser"]] == [29, 0, 27]
+    assert [counts["readUser"], counts["readInternal"], counts["plainUserIdsUser"]] == [30, 0, 28]
     report = json.loads((bench.folder(result) / "prompts" / REPORT).read_text())
     assert report == counts
     kept = [*left(bench, result, "prompts"), *left(bench, result, "evaluation")]
     (cut,) = [r for r in kept if r.conversation == "c107"]
     assert [m["content"] for m in cut.messages] == ["what now", "this"]
+
+
+def test_a_call_of_the_characters_own_tool_stays(bench: Workbench) -> None:
+    tool = {"name": "draw", "description": "Draws."}
+    rows = [calling(n) | {"character": "captain"} for n in range(10)] + [calling(n) for n in range(10, 20)]
+    path = bench.spec("curate", [bench.input("traffic", bench.data("traffic", rows))], **NO_FILTERS)
+    spec = json.loads(path.read_text())
+    spec["characters"] = [{"name": "captain", "systemPrompt": "You are the captain.", "tools": [tool]}]
+    path.write_text(json.dumps(spec))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in bench.environment().items():
+            patch.setenv(name, value)
+        assert run_stage(Stage.CURATE, path) == 0
+    result = bench.result()
+    assert bench.manifest(result).counts["droppedForeignCall"] == 10
+    kept = [*left(bench, result, "prompts"), *left(bench, result, "evaluation")]
+    assert {r.character for r in kept} == {"captain"}
+    assert all(r.messages[1]["tool_calls"] for r in kept)
 
 
 def test_the_cap_is_per_origin_and_drawn_by_the_seed(bench: Workbench) -> None:

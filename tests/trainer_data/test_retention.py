@@ -13,11 +13,12 @@ from flywheel_contract.base import digest_of
 from flywheel_contract.manifest import Manifest
 from flywheel_contract.online import ErasureReceipt
 from flywheel_contract.stage_result import Reason
-from flywheel_contract.stage_spec import Input
+from flywheel_contract.stage_spec import CurateSpec, Input
 from flywheel_contract.stages import Role, Stage
 from flywheel_trainer import touched
 from flywheel_trainer.__main__ import main
 from flywheel_trainer.artifacts import Store, digest_folder
+from flywheel_trainer.context import StageContext
 from flywheel_trainer.data.retention import erased, is_over, latest, receipts
 from flywheel_trainer.data.rows import Conversation, read_traffic
 from tests.trainer_data.test_curate import NO_FILTERS, left, many, row
@@ -65,6 +66,11 @@ def test_what_was_said_before_the_last_erasure_goes_and_what_comes_later_is_new(
     assert not erased(said(None, user="u2"), times)
 
 
+def context(store: Store) -> StageContext:
+    spec = CurateSpec.model_validate({"owner": "luna-1", "group": "luna", "artifacts": "pvc://lab/runs"})
+    return StageContext(spec, store)
+
+
 def leave(bench: Workbench, folder: str, *users: str) -> None:
     (bench.claim / folder).mkdir(parents=True)
     for user in users:
@@ -83,10 +89,10 @@ def leave(bench: Workbench, folder: str, *users: str) -> None:
     ],
 )
 def test_receipts_are_found_where_the_gateway_leaves_them(bench: Workbench, source: str, erasures: str) -> None:
-    store = Store(claims_root=bench.root)
-    assert receipts(store, [f"pvc://lab/{source}", "pvc://lab", "hf://owner/data/x"]) == []
+    ctx = context(Store(claims_root=bench.root))
+    assert receipts(ctx, [f"pvc://lab/{source}", "pvc://lab", "hf://owner/data/x"]) == []
     leave(bench, erasures, "u1", "u2")
-    found = receipts(store, [f"pvc://lab/{source}", f"pvc://lab/{source}"])
+    found = receipts(ctx, [f"pvc://lab/{source}", f"pvc://lab/{source}"])
     assert sorted(r.user for r in found) == ["u1", "u2"]
 
 
@@ -94,7 +100,12 @@ def test_receipts_in_a_bucket(bench: Workbench) -> None:
     memory = fsspec.filesystem("memory")
     store = Store(bench.root, bench.root / "cache", lambda _: memory)
     memory.pipe_file("/traffic-bucket/erasures/1.json", json.dumps(receipt("u1").to_json()).encode())
-    assert [r.user for r in receipts(store, ["s3://traffic-bucket/turns"])] == ["u1"]
+    assert [r.user for r in receipts(context(store), ["s3://traffic-bucket/turns"])] == ["u1"]
+
+
+def test_receipts_of_the_lineages_own_log_count_for_every_source(bench: Workbench) -> None:
+    leave(bench, "runs/luna/traffic/erasures", "u1")
+    assert [r.user for r in receipts(context(Store(claims_root=bench.root)), ["pvc://lab/chats"])] == ["u1"]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"user": null}', '{"user": "u1", "time": "soon"}', "\x00" * 100])

@@ -104,8 +104,11 @@ def test_the_name_must_be_one_of_kubernetes(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_vllm_is_started_with_the_same_name_and_port() -> None:
-    command = serve.vllm_command(Path("/m"), "luna-1", "0.0.0.0", 8000)
-    assert " ".join(command) == "vllm serve /m --served-model-name luna-1 --host 0.0.0.0 --port 8000"
+    command = serve.vllm_command(Path("/m"), "luna-1", "0.0.0.0", 8000, None)
+    plain = "vllm serve /m --served-model-name luna-1 --host 0.0.0.0 --port 8000"
+    assert " ".join(command) == plain
+    with_tools = serve.vllm_command(Path("/m"), "luna-1", "0.0.0.0", 8000, "hermes")
+    assert " ".join(with_tools) == f"{plain} --enable-auto-tool-choice --tool-call-parser hermes"
 
 
 def test_no_server_is_no_reply(capsys: pytest.CaptureFixture[str]) -> None:

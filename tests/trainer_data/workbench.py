@@ -20,7 +20,7 @@ class Workbench(Workshop):
 
     def spec(self, stage: str, inputs: list[Json], **params: object) -> Path:
         """Writes a StageSpec with just these parameters and answers its file."""
-        path = super().spec(stage, inputs)
+        path = super().spec(stage, inputs, **{key: params.pop(key) for key in ("screening",) if key in params})
         spec = json.loads(path.read_text(encoding="utf-8"))
         path.write_text(json.dumps({**spec, "params": params}), encoding="utf-8")
         return path

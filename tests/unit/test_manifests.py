@@ -201,6 +201,12 @@ def test_a_server_answers_before_it_is_ready_and_drains_before_it_goes() -> None
     assert built["spec"]["selector"]["matchLabels"] == built["spec"]["template"]["metadata"]["labels"]
 
 
+def test_vllm_is_told_the_parser_of_tool_calls() -> None:
+    [plain] = deployment(gpus=1)["spec"]["template"]["spec"]["containers"]
+    [told] = deployment(gpus=1, toolCallParser="hermes")["spec"]["template"]["spec"]["containers"]
+    assert told["args"] == [*plain["args"], "--tool-call-parser", "hermes"]
+
+
 def test_the_public_service_points_at_who_serves_and_after_retirement_at_nobody() -> None:
     pod_labels = deployment()["spec"]["template"]["metadata"]["labels"]
     service = public_service("luna", "lab", record("gen-1"))

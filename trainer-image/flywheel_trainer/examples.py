@@ -1,41 +1,46 @@
 """Training examples: conversations and pairs, with the character, within the length, in their inputs' shares."""
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from flywheel_contract.stages import Role
 from flywheel_trainer.context import StageContext
-from flywheel_trainer.data.rows import Conversation, Message, Preference, read_preferences, read_traffic
+from flywheel_trainer.data.rows import Conversation, Message, Preference, RowT, read_preferences, read_traffic
+from flywheel_trainer.data.screening import Screen
 from flywheel_trainer.data.split import draw_key
 from flywheel_trainer.errors import ConfigError, DataError
 from flywheel_trainer.prompts import fit_prompt, render, spoken, token_ids, with_character
-
-Row = TypeVar("Row", Conversation, Preference)
 
 IGNORED = -100
 """The label of a token that the loss leaves out."""
 
 
 def conversations(ctx: StageContext, role: Role) -> list[Conversation]:
-    """All conversations of a role, each input in its share."""
+    """All conversations of a role, which curation has left, each input in its share."""
     return [row for each in ctx.inputs(role) for row in share(ctx, read_traffic(each.path, each.origin), each.weight)]
 
 
-def preferences(ctx: StageContext, *roles: Role) -> list[Preference]:
-    """All pairs of some roles, each input in its share.
+def screened_traffic(ctx: StageContext, screen: Screen) -> list[Conversation]:
+    """All traffic that has not come through curation, without what may not be trained on."""
+    inputs = ctx.inputs(Role.TRAFFIC)
+    return [row for i in inputs for row in share(ctx, screen(read_traffic(i.path, i.origin), i), i.weight)]
+
+
+def screened_preferences(ctx: StageContext, screen: Screen) -> list[Preference]:
+    """All pairs of the inputs of role preferences, without what may not be trained on.
 
     Raises:
-        ConfigError: there is no input of these roles.
+        ConfigError: there is no such input.
     """
-    inputs = [each for role in roles for each in ctx.inputs(role)]
+    inputs = ctx.inputs(Role.PREFERENCES)
     if not inputs:
-        raise ConfigError(f"stage {ctx.spec.stage} needs an input of role {' or '.join(roles)}; name one in the recipe")
-    return [row for each in inputs for row in share(ctx, read_preferences(each.path, each.origin), each.weight)]
+        raise ConfigError(f"stage {ctx.spec.stage} needs an input of role preferences; name one in the recipe")
+    return [row for i in inputs for row in share(ctx, screen(read_preferences(i.path, i.origin), i), i.weight)]
 
 
-def without_judged(ctx: StageContext, rows: Sequence[Row]) -> list[Row]:
+def without_judged(ctx: StageContext, rows: Sequence[RowT]) -> list[RowT]:
     """The rows of users and conversations that do not judge the candidate afterwards: data that a person hands over
     beside the traffic may come from the same people."""
     judging = conversations(ctx, Role.EVALUATION)
@@ -43,13 +48,13 @@ def without_judged(ctx: StageContext, rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row.user not in users and row.conversation not in names]
 
 
-def share(ctx: StageContext, rows: list[Row], weight: float) -> list[Row]:
+def share(ctx: StageContext, rows: list[RowT], weight: float) -> list[RowT]:
     """Weight 1 takes every row once, 2 twice, 0.5 a half of them, drawn by the seed."""
     whole, part = divmod(weight, 1)
     return rows * int(whole) + draw(ctx, rows, round(part * len(rows)))
 
 
-def draw(ctx: StageContext, rows: Sequence[Row], count: int) -> list[Row]:
+def draw(ctx: StageContext, rows: Sequence[RowT], count: int) -> list[RowT]:
     """At most `count` rows, drawn by the seed; the order of the rows that are left stays."""
     keys = sorted(range(len(rows)), key=lambda index: draw_key(ctx.spec.seed, f"{rows[index].conversation}/{index}"))
     return [rows[index] for index in sorted(keys[:count])]

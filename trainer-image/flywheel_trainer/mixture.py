@@ -11,6 +11,7 @@ from flywheel_contract.stages import Origin, Role
 from flywheel_trainer.annotation import tool_calls
 from flywheel_trainer.context import StageContext
 from flywheel_trainer.data.rows import Conversation, read_traffic
+from flywheel_trainer.data.screening import Screen
 from flywheel_trainer.errors import ConfigError
 from flywheel_trainer.examples import IGNORED, encode_replies, share, without_judged
 from flywheel_trainer.prompts import with_character
@@ -40,7 +41,7 @@ class Source:
         return sum(label != IGNORED for each in self.examples for label in each["labels"])
 
 
-def sources(ctx: StageContext, params: SftParams) -> list[Source]:
+def sources(ctx: StageContext, params: SftParams, screen: Screen) -> list[Source]:
     """The sources that the stage was given: accepted replies by origin, then the user's own by name.
 
     Without either, the replies of the curated conversations themselves, by origin.
@@ -62,8 +63,8 @@ def sources(ctx: StageContext, params: SftParams) -> list[Source]:
             if own:
                 found.append(Source(name, each.weight * weight, own, sampled is Role.PROMPTS))
     for each in ctx.inputs(Role.SFT_DATA):
-        name = each.name.removeprefix("sft-")
-        found.append(Source(name, each.weight, read_traffic(each.path, each.origin), True))
+        own = screen(read_traffic(each.path, each.origin), each)
+        found.append(Source(each.name.removeprefix("sft-"), each.weight, own, True))
     if not any(source.weight for source in found):
         raise ConfigError("stage sft: every source has weight 0; give one of them a weight in the mixture")
     return found
@@ -74,7 +75,9 @@ def encode(ctx: StageContext, tokenizer: PreTrainedTokenizerBase, found: list[So
     for source in found:
         unjudged = without_judged(ctx, source.given)
         source.held_out = len(source.given) - len(unjudged)
-        kept, source.calls = tool_calls.trainable(unjudged, ctx.spec.params.agreement, ctx.spec.characters)
+        kept, source.calls = tool_calls.trainable(
+            unjudged, ctx.spec.params.agreement, ctx.spec.characters, last_only=not source.all_replies
+        )
         for row in share(ctx, kept, source.weight):
             messages = with_character(row.messages, row.character, ctx.spec.characters)
             example = encode_replies(tokenizer, messages, ctx.spec.params.max_length, all_replies=source.all_replies)

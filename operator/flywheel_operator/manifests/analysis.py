@@ -7,9 +7,9 @@ from typing import Final
 
 from flywheel_contract.durations import seconds
 from flywheel_contract.experiment import AnalysisSpec
+from flywheel_contract.online import traffic_uri
 from flywheel_contract.uris import claim_of, join_uri
 from flywheel_operator.manifests.common import Manifest, labels, owner_reference, pod_spec, resources, volumes
-from flywheel_operator.manifests.gateway import traffic_uri
 from flywheel_operator.manifests.stage import CONTAINER, FINISHED_JOB_TTL_SECONDS
 from flywheel_operator.model.names import LABEL_QUEUE, bounded_name
 from flywheel_operator.model.objects import ABTest

@@ -14,7 +14,7 @@ from flywheel_operator.model.names import (
     MANAGED_BY,
 )
 from flywheel_operator.model.objects import Metadata
-from flywheel_operator.model.runtime import Resources, Runtime
+from flywheel_operator.model.runtime import PodRuntime, Resources
 
 Manifest = dict[str, Any]
 
@@ -92,7 +92,7 @@ def resources(spec: Resources, gpus: int) -> Manifest:
 
 
 def pod_spec(
-    runtime: Runtime,
+    runtime: PodRuntime,
     container: Manifest,
     vols: list[Manifest],
     pull_secrets: tuple[str, ...],

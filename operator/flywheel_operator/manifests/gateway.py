@@ -17,8 +17,8 @@ from flywheel_contract.gateway_config import (
     LogSettings,
     Moderation,
 )
-from flywheel_contract.online import GATEWAY_PORT, METRICS_PORT
-from flywheel_contract.uris import claim_of, join_uri
+from flywheel_contract.online import GATEWAY_PORT, METRICS_PORT, traffic_uri
+from flywheel_contract.uris import claim_of
 from flywheel_operator.manifests.common import Manifest, mounts_of, resources
 from flywheel_operator.model.names import LABEL_LINEAGE, bounded_name, lineage_key_name
 from flywheel_operator.model.serving import GatewaySpec
@@ -45,11 +45,6 @@ class Beside:
         return claim_of(self.config.log.store)
 
 
-def traffic_uri(artifacts: str, lineage: str) -> str:
-    """Where the gateways of a lineage write its log, and curate and the analysis read it."""
-    return join_uri(artifacts, lineage, "traffic")
-
-
 def gateway(
     *,
     image: str,
@@ -63,7 +58,9 @@ def gateway(
 ) -> Beside:
     """The gateway before `upstream`; None: the model server in the same pod."""
     limits, capture, identity = spec.limits, spec.capture, spec.identity
-    prompts = [CharacterPrompt(name=c.name, system_prompt=c.prompt, refusal=c.refusal) for c in characters]
+    prompts = [
+        CharacterPrompt(name=c.name, system_prompt=c.prompt, refusal=c.refusal, tools=c.tools) for c in characters
+    ]
     given = {} if upstream is None else {"upstream": upstream}
     vouched = bool(identity.trusted_proxies)
     config = GatewayConfig(

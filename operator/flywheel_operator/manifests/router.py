@@ -15,7 +15,7 @@ from flywheel_operator.manifests.router_nginx import render
 from flywheel_operator.manifests.server import ROUTER
 from flywheel_operator.model.abtest import RouterSpec
 from flywheel_operator.model.names import ANNOTATION_CONFIG, bounded_name
-from flywheel_operator.model.runtime import Runtime
+from flywheel_operator.model.runtime import PodRuntime
 
 CONFIG_FOLDER: Final = "/etc/flywheel/router"
 TOKEN_FOLDER: Final = "/etc/flywheel/token"
@@ -48,7 +48,7 @@ def deployment(
     metadata: Manifest,
     config: RouterConfig,
     spec: RouterSpec,
-    runtime: Runtime,
+    runtime: PodRuntime,
     image: str,
     key: str,
     pull_secrets: tuple[str, ...],

@@ -20,7 +20,7 @@ from flywheel_operator.model.names import (
 )
 from flywheel_operator.model.objects import Generation
 from flywheel_operator.model.production import ProductionRecord
-from flywheel_operator.model.runtime import Runtime
+from flywheel_operator.model.runtime import PodRuntime
 from flywheel_operator.model.serving import ServingSpec
 from flywheel_operator.model.status import ModelRef
 
@@ -68,7 +68,7 @@ def model_server(
     serves: str,
     model: ModelRef,
     spec: ServingSpec,
-    runtime: Runtime,
+    runtime: PodRuntime,
     image: str,
     replicas: int,
     pull_secrets: tuple[str, ...],
@@ -86,7 +86,7 @@ def model_server(
     container: Manifest = {
         "name": SERVER,
         "image": image,
-        "args": ["serve", "--model", model.uri, "--name", serves, "--port", str(SERVER_PORT)],
+        "args": ["serve", "--model", model.uri, "--name", serves, "--port", str(SERVER_PORT), *_parser(spec)],
         "ports": [{"name": port, "containerPort": SERVER_PORT}],
         "resources": resources(spec.resources, spec.gpus),
         "volumeMounts": mounts_of(mounts, read),
@@ -115,12 +115,16 @@ def model_server(
     )
 
 
+def _parser(spec: ServingSpec) -> list[str]:
+    return ["--tool-call-parser", spec.tool_call_parser] if spec.tool_call_parser is not None else []
+
+
 def gateway_server(
     *,
     name: str,
     metadata: Manifest,
     serves: str,
-    runtime: Runtime,
+    runtime: PodRuntime,
     replicas: int,
     pull_secrets: tuple[str, ...],
     beside: Beside,

@@ -18,8 +18,8 @@ from flywheel_contract.experiment import (
 from flywheel_operator.model.common import ArtifactsSpec, RetryPolicy, SafeUri
 from flywheel_operator.model.experiment import DEFAULT_GUARDRAILS, DEFAULT_PRIMARIES, DEFAULT_TARGET_LIFT
 from flywheel_operator.model.rules import cel, frozen_rules, unique_list, validations
-from flywheel_operator.model.runtime import Resources, Runtime, ShortText
-from flywheel_operator.model.serving import CharacterSpec, IdentitySpec, ServingSpec
+from flywheel_operator.model.runtime import PodRuntime, Resources, ShortText
+from flywheel_operator.model.serving import TOOLS_NEED_A_PARSER, CharacterSpec, IdentitySpec, ServingSpec
 
 DimensionName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*$", max_length=40)]
 
@@ -212,6 +212,7 @@ class ABTestSpec(ABTestTemplate):
                 "control and treatment are the same",
                 ".treatment",
             ),
+            TOOLS_NEED_A_PARSER,
         )
     )
     lineage: Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=50)] = Field(
@@ -229,7 +230,7 @@ class ABTestSpec(ABTestTemplate):
     serving: ServingSpec = Field(
         default_factory=ServingSpec, description="Model servers and gateways of arms that are no Generations."
     )
-    runtime: Runtime = Field(default_factory=Runtime, description="How the pods run.")
+    runtime: PodRuntime = Field(default_factory=PodRuntime, description="How the pods run.")
     retry_policy: RetryPolicy = Field(default_factory=RetryPolicy, description="Retries of a broken analysis.")
 
 

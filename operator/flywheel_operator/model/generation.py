@@ -21,7 +21,7 @@ from flywheel_contract.stages import Stage
 from flywheel_operator.model.abtest import ABTestTemplate
 from flywheel_operator.model.common import SHARED_ARTIFACTS, DataSource, GatesSpec, RunSpec, SafeUri, SourceName
 from flywheel_operator.model.rules import cel, frozen_rules, unique_list, validations
-from flywheel_operator.model.serving import CharacterSpec, ServingSpec
+from flywheel_operator.model.serving import TOOLS_NEED_A_PARSER, CharacterSpec, ServingSpec
 
 RECIPE_FIELDS: dict[Stage, str] = {
     Stage.REJECTION_SAMPLE: "rejectionSampling",
@@ -288,6 +288,7 @@ class GenerationSpec(RunSpec):
                 ".recipe",
             ),
             SHARED_ARTIFACTS,
+            TOOLS_NEED_A_PARSER,
             *_needs_stage(),
         )
     )

@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import ConfigDict, Field
 
 from flywheel_contract.base import list_map
+from flywheel_contract.filters import ScreeningParams
 from flywheel_contract.metric_names import REPORTED_BY, REWARD_METRICS
 from flywheel_contract.params import RewardModelParams, SignalParams
 from flywheel_contract.stages import RewardModelType, Stage
@@ -77,6 +78,9 @@ class RewardModelSpec(RunSpec):
         json_schema_extra=list_map("name"),
     )
     signal: SignalParams | None = Field(None, description="For type UserSignal: the signal that it predicts.")
+    curation: ScreeningParams = Field(
+        default_factory=ScreeningParams, description="Which rows are not learned from; the rest is used."
+    )
     training: RewardModelParams = Field(default_factory=RewardModelParams, description="How it is trained.")
     gates: GatesSpec = Field(
         default_factory=GatesSpec,

@@ -138,8 +138,8 @@ class StageRuntime(Record):
     pod_template: PodTemplate | None = Field(None, description="Added to this stage's pods, beside the common one.")
 
 
-class Runtime(Record):
-    """How the pods of the stages run."""
+class PodRuntime(Record):
+    """How pods of any kind run."""
 
     image: ShortText | None = Field(None, description="Trainer image; left out, the operator's default.")
     image_pull_policy: Literal["IfNotPresent", "Always", "Never"] = Field("IfNotPresent", description="As in a Pod.")
@@ -158,6 +158,18 @@ class Runtime(Record):
         description="Plain environment variables.",
         json_schema_extra=list_map("name"),
     )
+    queue_name: Name | None = Field(None, description="Kueue LocalQueue; Jobs are then created suspended.")
+    priority_class_name: Name | None = Field(None, description="PriorityClass of the pods.")
+    node_selector: dict[str, str] = Field(default_factory=dict, description="Labels that a node must have.")
+    tolerations: list[Toleration] = Field(default_factory=list, max_length=32, description="Taints that are tolerated.")
+    termination_grace_period_seconds: int = Field(
+        120, ge=0, le=86400, description="Seconds between SIGTERM, on which a checkpoint is saved, and the end."
+    )
+
+
+class Runtime(PodRuntime):
+    """How the pods of the stages run."""
+
     report_to: list[Literal["WandB", "MLflow", "TensorBoard"]] = Field(
         default_factory=list,
         max_length=3,
@@ -165,10 +177,6 @@ class Runtime(Record):
         "MLFLOW_TRACKING_TOKEN); a tracker that is away never fails a training, and status says so.",
         json_schema_extra={"x-kubernetes-list-type": "set"},
     )
-    queue_name: Name | None = Field(None, description="Kueue LocalQueue; Jobs are then created suspended.")
-    priority_class_name: Name | None = Field(None, description="PriorityClass of the pods.")
-    node_selector: dict[str, str] = Field(default_factory=dict, description="Labels that a node must have.")
-    tolerations: list[Toleration] = Field(default_factory=list, max_length=32, description="Taints that are tolerated.")
     nodes: int = Field(
         1,
         ge=1,
@@ -178,9 +186,6 @@ class Runtime(Record):
     )
     gpus: int = Field(0, ge=0, le=64, description="GPUs per pod (nvidia.com/gpu); training starts a process for each.")
     resources: Resources = Field(default_factory=Resources, description="Resources of every stage's pod.")
-    termination_grace_period_seconds: int = Field(
-        120, ge=0, le=86400, description="Seconds between SIGTERM, on which a checkpoint is saved, and the end."
-    )
     stages: list[StageRuntime] = Field(
         default_factory=list,
         max_length=8,
@@ -188,6 +193,11 @@ class Runtime(Record):
         json_schema_extra=list_map("stage"),
     )
     pod_template: PodTemplate = Field(default_factory=PodTemplate, description="Added to the pods of the stages.")
+
+    @property
+    def of_pods(self) -> PodRuntime:
+        """What of it holds for pods that are no stages."""
+        return PodRuntime.model_validate(self.model_dump(include=set(PodRuntime.model_fields)))
 
     def of(self, stage: Stage) -> "Runtime":
         """How the pods of `stage` run: the common runtime with that stage's differences, and without any others."""

@@ -137,6 +137,11 @@ class ServingSpec(Record):
 
     replicas: int = Field(1, ge=1, le=1000, description="Pods while it is in production.")
     gpus: int = Field(0, ge=0, le=64, description="GPUs per pod; with any, vLLM serves where the image has it.")
+    tool_call_parser: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=63)] | None = Field(
+        None,
+        description="vLLM's name of the parser for the model's tool calls (hermes, llama3_json, mistral, ...): with it "
+        "vLLM takes the characters' tools.",
+    )
     resources: Resources = Field(default_factory=Resources, description="Resources of a pod.")
     gateway: GatewaySpec = Field(default_factory=GatewaySpec, description="The gateway in the same pod.")
     startup_timeout_seconds: int = Field(
@@ -145,3 +150,12 @@ class ServingSpec(Record):
     drain_seconds: int = Field(
         60, ge=0, le=86400, description="A superseded server stays up this long before it is scaled to zero."
     )
+
+
+TOOLS_NEED_A_PARSER = cel(
+    "self.serving.gpus == 0 || has(self.serving.toolCallParser) || !self.characters.exists(c, size(c.tools) > 0)",
+    "a character has tools, which vLLM takes only with a parser for the model's tool calls: set "
+    "serving.toolCallParser (hermes, llama3_json, mistral, ...)",
+    ".serving",
+)
+"""Of a spec with `characters` and `serving`."""

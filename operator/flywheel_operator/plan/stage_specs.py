@@ -6,6 +6,7 @@ from typing import Any, Final
 from pydantic import TypeAdapter
 
 from flywheel_contract.characters import Character
+from flywheel_contract.filters import ScreeningParams
 from flywheel_contract.params import (
     CurateParams,
     EvaluateParams,
@@ -120,6 +121,7 @@ def reward_model_spec(
         characters=characters,
         style=model.spec.style,
         seed=model.spec.seed,
+        screening=model.spec.curation,
         params=RewardStageParams(
             **{name: getattr(model.spec.training, name) for name in RewardModelParams.model_fields},
             type=model.spec.type,
@@ -143,6 +145,7 @@ def training_stage(stage: Stage, name: str, snapshot: Snapshot, done: Mapping[St
     data = snapshot.inputs
     policy = _model("policy", Role.POLICY, policy_before(stage, snapshot, done))
     rewards = snapshot.rewards
+    screening = _plain(ScreeningParams, spec.curation)
     match stage:
         case Stage.CURATE:
             inputs = [i for role in (Role.TRAFFIC, Role.EMBEDDER, Role.SAFETY) for i in _by_role(data, role)]
@@ -159,13 +162,14 @@ def training_stage(stage: Stage, name: str, snapshot: Snapshot, done: Mapping[St
                 else _output(done, Stage.CURATE, "prompts", Role.PROMPTS)
             )
             own = _by_role(data, Role.SFT_DATA)
-            return SftSpec(**common, inputs=[policy, source, *own, *_judging(done, own)], params=recipe.sft)
+            inputs = [policy, source, *own, *_judging(done, own)]
+            return SftSpec(**common, inputs=inputs, params=recipe.sft, screening=screening)
         case Stage.DPO if recipe.dpo is not None:
             sampled = recipe.rejection_sampling is not None
             pairs = [_output(done, Stage.REJECTION_SAMPLE, "pairs", Role.PAIRS)] if sampled else []
             own = _by_role(data, Role.PREFERENCES)
             inputs = [policy, *pairs, *own, *_judging(done, own)]
-            return DpoSpec(**common, style=spec.style, inputs=inputs, params=recipe.dpo)
+            return DpoSpec(**common, style=spec.style, inputs=inputs, params=recipe.dpo, screening=screening)
         case Stage.RL if recipe.rl is not None:
             parent = _model("parent", Role.PARENT, snapshot.parent)
             inputs = [_output(done, Stage.CURATE, "prompts", Role.PROMPTS), policy, parent, *rewards]

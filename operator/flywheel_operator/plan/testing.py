@@ -98,7 +98,7 @@ def _manifest(observed: ObservedGeneration, name: str, template: ABTestTemplate,
         control=Variant(generation=serving.generation),
         treatment=Variant(generation=generation.metadata.name),
         artifacts=generation.spec.artifacts,
-        runtime=generation.spec.runtime,
+        runtime=generation.spec.runtime.of_pods,
     )
     return {
         "apiVersion": API_VERSION,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from flywheel_contract.params import PrivacyParams
+from flywheel_contract.filters import PrivacyParams
 from flywheel_trainer.data.privacy import PrivacyFilter
 
 Finder = Callable[[str], str | None]

@@ -14,9 +14,11 @@ RowT = TypeVar("RowT", Conversation, Preference)
 
 
 def trainable(
-    rows: Sequence[RowT], params: AgreementParams, characters: Sequence[Character]
+    rows: Sequence[RowT], params: AgreementParams, characters: Sequence[Character], *, last_only: bool = False
 ) -> tuple[list[RowT], dict[str, int]]:
     """The rows without those about tool calls whose reviewers do not agree, and counts of both, by kind of call.
+
+    What counts are calls that would be learned: in a pair's replies, and in a conversation's (`last_only`: its last).
 
     Raises:
         DataError: a row calls what its character has no tool for.
@@ -24,12 +26,12 @@ def trainable(
     counts: Counter[str] = Counter()
     kept = []
     for row in rows:
-        called = _called(row)
+        called = _called(row, last_only=last_only)
         if not called and row.tool_call is None:
             kept.append(row)
             continue
-        _check(row, called, characters)
         if agreed(row.choices, params) == "Chosen":
+            _check(row, called, characters)
             kept.append(row)
             counts[f"tool-calls-{row.tool_call or 'unlabelled'}"] += 1
         else:
@@ -37,12 +39,14 @@ def trainable(
     return kept, dict(counts)
 
 
-def _called(row: Conversation | Preference) -> set[str]:
-    return {call["function"]["name"] for message in _messages(row) for call in message.get("tool_calls", [])}
+def _called(row: Conversation | Preference, *, last_only: bool) -> set[str]:
+    return {call["function"]["name"] for m in _learned(row, last_only=last_only) for call in m.get("tool_calls", [])}
 
 
-def _messages(row: Conversation | Preference) -> list[Message]:
-    return row.messages if isinstance(row, Conversation) else [*row.prompt, *row.chosen, *row.rejected]
+def _learned(row: Conversation | Preference, *, last_only: bool) -> list[Message]:
+    if isinstance(row, Preference):
+        return [*row.chosen, *row.rejected]
+    return row.messages[-1:] if last_only else row.messages
 
 
 def _check(row: Conversation | Preference, called: set[str], characters: Sequence[Character]) -> None:

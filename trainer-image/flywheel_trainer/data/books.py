@@ -1,7 +1,7 @@
 """The books of curation: what is still in, what was dropped, for which reason and of which origin."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
@@ -22,6 +22,7 @@ ERASED: Final = "erased"
 EARLIER: Final = "earlierTurn"
 NO_REPLY: Final = "noReply"
 SHARED: Final = "sharedConversation"
+FOREIGN_CALL: Final = "foreignCall"
 CONSENT: Final = "consent"
 PRIVACY: Final = "privacy"
 SAFETY: Final = "safety"
@@ -50,6 +51,7 @@ _FIXES: Final = {
     EARLIER: "were earlier turns of a conversation that is there in full",
     NO_REPLY: "had no reply of the character",
     SHARED: "belonged to several users",
+    FOREIGN_CALL: "called a tool that their character does not have",
     CONSENT: "must not be trained on",
     PRIVACY: "held personal identifiers",
     SAFETY: "were unsafe",
@@ -90,9 +92,9 @@ class Curation:
         self.rows = rows
 
 
-def reasons(curation: Curation) -> str:
-    """How many conversations were dropped for which reason, as a sentence."""
-    return ", ".join(f"{n} {_FIXES[reason]}" for reason, n in curation.dropped.items() if n) or "there were none"
+def reasons(dropped: Mapping[str, int]) -> str:
+    """How many rows were dropped for which reason, as a sentence."""
+    return ", ".join(f"{n} {_FIXES[reason]}" for reason, n in dropped.items() if n) or "there were none"
 
 
 def refuse_empty(prompts: list[Conversation], evaluation: list[Conversation], params: CurateParams) -> None:

@@ -1,4 +1,4 @@
-"""The privacy filter: conversations that hold personal identifiers are dropped, or the identifiers replaced.
+"""The privacy filter: conversations and pairs that hold personal identifiers are dropped, or the identifiers replaced.
 
 Messages are looked at whole, and so is every other text that a row carries on (signals, metadata). Ids are looked at
 for mail addresses only: any number may be an id, and a mail address is never one that may be passed on.
@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Generic
 
 from presidio_analyzer import RecognizerResult
 from presidio_anonymizer import AnonymizerEngine
@@ -23,7 +23,7 @@ from flywheel_trainer.data.recognizers import (
     PatternFinder,
     pattern_entities,
 )
-from flywheel_trainer.data.rows import Conversation, texts_in, texts_of
+from flywheel_trainer.data.rows import Row, RowT, texts_in, texts_of
 from flywheel_trainer.errors import SpecError
 
 WINDOW: Final = 10_000
@@ -32,21 +32,22 @@ OVERLAP: Final = 256
 """Characters that two windows share, longer than any identifier."""
 _BATCH: Final = 512
 _MAIL: Final = "EMAIL_ADDRESS"
+_MESSAGES: Final = ("messages", "prompt", "chosen", "rejected")
 _FREE_TEXT: Final = ("signals", "metadata")
 
 
 @dataclass
-class Screened:
+class Screened(Generic[RowT]):
     """What is left of some rows, and what was found."""
 
-    rows: list[Conversation] = field(default_factory=list)
+    rows: list[RowT] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
-    """Entity -> conversations left out because of it; one that held several counts for each."""
+    """Entity -> rows left out because of it; one that held several counts for each."""
     redacted: Counter[str] = field(default_factory=Counter)
-    """Entity -> conversations in which it was replaced."""
+    """Entity -> rows in which it was replaced."""
     redacted_rows: int = 0
 
-    def add(self, further: "Screened") -> None:
+    def add(self, further: "Screened[RowT]") -> None:
         """Takes in what came of the rows after these."""
         self.rows += further.rows
         self.dropped += further.dropped
@@ -92,14 +93,14 @@ class PrivacyFilter:
         """On another machine it is made anew, not copied: it holds a model."""
         return type(self), self._made_of
 
-    def __call__(self, rows: Sequence[Conversation]) -> Screened:
+    def __call__(self, rows: Sequence[RowT]) -> Screened[RowT]:
         """As `screen`, on a batch of rows that fits into memory several times over."""
         texts = [(number, text) for number, row in enumerate(rows) for text in _texts_of(row)]
         found: list[dict[str, list[RecognizerResult]]] = [{} for _ in rows]
         for (number, text), results in zip(texts, self.found([text for _, text in texts]), strict=True):
             if results:
                 found[number][text] = results
-        screened = Screened()
+        screened: Screened[RowT] = Screened()
         for row, results_by_text in zip(rows, found, strict=True):
             self._decide(screened, row, results_by_text)
         return screened
@@ -117,14 +118,14 @@ class PrivacyFilter:
         """`text` with `<ENTITY>` in place of what was found."""
         return str(self._anonymizer.anonymize(text, list(found)).text) if found else text
 
-    def screen(self, rows: Sequence[Conversation], executor: Executor = HERE) -> Screened:
+    def screen(self, rows: Sequence[RowT], executor: Executor = HERE) -> Screened[RowT]:
         """Drops or redacts the rows with identifiers. A row in which one is left after redaction is dropped."""
-        screened = Screened()
+        screened: Screened[RowT] = Screened()
         for part in executor.map(self, rows, _BATCH):
             screened.add(part)
         return screened
 
-    def _decide(self, screened: Screened, row: Conversation, found: dict[str, list[RecognizerResult]]) -> None:
+    def _decide(self, screened: Screened[RowT], row: RowT, found: dict[str, list[RecognizerResult]]) -> None:
         entities = {r.entity_type for results in found.values() for r in results}
         if self._named_by_mail(row):
             screened.dropped.update(entities | {_MAIL})
@@ -142,7 +143,7 @@ class PrivacyFilter:
                 screened.redacted.update(entities)
                 screened.redacted_rows += 1
 
-    def _named_by_mail(self, row: Conversation) -> bool:
+    def _named_by_mail(self, row: Row) -> bool:
         names = [name for name in (row.user, row.conversation) if "@" in name] if self._looks_at_ids else []
         return any(r.entity_type == _MAIL for found in self._found(names, self._certain) for r in found)
 
@@ -171,9 +172,10 @@ def _windows(text: str) -> Iterator[tuple[int, str]]:
         yield start, text[start : start + WINDOW]
 
 
-def _texts_of(row: Conversation) -> Iterator[str]:
-    for message in row.messages:
-        yield from texts_of(message)
+def _texts_of(row: Row) -> Iterator[str]:
+    for name in _MESSAGES:
+        for message in getattr(row, name, ()):
+            yield from texts_of(message)
     for name in _FREE_TEXT:
         yield from texts_in(getattr(row, name, {}))
 
@@ -186,9 +188,9 @@ def _replaced(value: Any, new: Mapping[str, str]) -> Any:  # noqa: ANN401 -- any
     return [_replaced(inner, new) for inner in value] if isinstance(value, list) else value
 
 
-def _with_texts(row: Conversation, new: dict[str, str]) -> Conversation:
+def _with_texts(row: RowT, new: dict[str, str]) -> RowT:
     """The row with some of its texts replaced."""
-    texts = [name for name in ("messages", *_FREE_TEXT) if hasattr(row, name)]
+    texts = [name for name in (*_MESSAGES, *_FREE_TEXT) if hasattr(row, name)]
     return row.model_copy(update={name: _replaced(getattr(row, name), new) for name in texts})
 
 

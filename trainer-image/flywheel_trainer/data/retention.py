@@ -1,7 +1,8 @@
 """Rows whose time is over, and rows of users who asked to be erased.
 
 `flywheel-gateway erase` takes a user's rows out of the log and leaves a receipt in `erasures/` beside the log's tables.
-A copy of the log that was made before still has the rows: so the receipts count wherever they lie beside a source.
+A copy of the log that was made before still has the rows: so the receipts count wherever they lie beside a source, and
+those of the lineage's own log count for all its data.
 """
 
 from collections.abc import Iterable, Iterator
@@ -10,26 +11,27 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from flywheel_contract.online import ErasureReceipt, LogTable
+from flywheel_contract.online import ErasureReceipt, LogTable, traffic_uri
 from flywheel_contract.uris import join_uri, parse_uri
-from flywheel_trainer.artifacts import Store
-from flywheel_trainer.data.rows import Conversation
+from flywheel_trainer.context import StageContext
+from flywheel_trainer.data.rows import Row
 from flywheel_trainer.errors import DataError
 
 RECEIPTS: Final = "erasures"
 
 
-def receipts(store: Store, sources: Iterable[str]) -> list[ErasureReceipt]:
-    """The receipts that lie beside some sources of traffic, each once.
+def receipts(ctx: StageContext, sources: Iterable[str]) -> list[ErasureReceipt]:
+    """The receipts that lie beside some sources of data, and those of the lineage's own log, each once.
 
     Raises:
         DataError: one cannot be read: whom it names is not known, so nothing may be used.
     """
     found = {}
-    for folder in dict.fromkeys(folder for source in sources for folder in _folders(source)):
-        if not store.exists(folder):
+    own_log = join_uri(traffic_uri(ctx.spec.artifacts, ctx.spec.group), LogTable.TURNS)
+    for folder in dict.fromkeys(folder for source in (*sources, own_log) for folder in _folders(source)):
+        if not ctx.store.exists(folder):
             continue
-        for file in sorted(store.local(folder).glob("*.json")):
+        for file in sorted(ctx.store.local(folder).glob("*.json")):
             try:
                 found[file.name] = ErasureReceipt.model_validate_json(file.read_bytes())
             except (ValidationError, OSError) as error:
@@ -40,7 +42,7 @@ def receipts(store: Store, sources: Iterable[str]) -> list[ErasureReceipt]:
     return list(found.values())
 
 
-def erased(row: Conversation, erasures: dict[str, datetime]) -> bool:
+def erased(row: Row, erasures: dict[str, datetime]) -> bool:
     """Whether the row's user was erased at or after the row's time; a row without a time counts as older.
 
     What somebody says after the erasure is new, and has a consent of its own.
@@ -60,7 +62,7 @@ def latest(found: Iterable[ErasureReceipt]) -> dict[str, datetime]:
     return times
 
 
-def is_over(row: Conversation, now: datetime, max_age_days: int | None) -> bool:
+def is_over(row: Row, now: datetime, max_age_days: int | None) -> bool:
     """Whether the row must be gone by its own mark, or is older than the days given (a row without a time is)."""
     if row.retain_until is not None and row.retain_until <= now:
         return True
@@ -70,7 +72,7 @@ def is_over(row: Conversation, now: datetime, max_age_days: int | None) -> bool:
     return said is None or said < now - timedelta(days=max_age_days)
 
 
-def time_of(row: Conversation) -> datetime | None:
+def time_of(row: Row) -> datetime | None:
     """The row's time, or None where it says none that can be read. Without an offset it is taken as UTC."""
     try:
         said = datetime.fromisoformat(row.time or "")

@@ -66,7 +66,7 @@ class Review(BaseModel):
     choice: Literal["Chosen", "Rejected", "Tie"]
 
 
-class _Row(BaseModel):
+class Row(BaseModel):
     """What traffic and preferences share. Fields that we do not know are left alone: other tools own them."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -99,7 +99,7 @@ class _Row(BaseModel):
         return {key: value for key, value in dumped.items() if value not in ({}, [])}
 
 
-class Conversation(_Row):
+class Conversation(Row):
     """A conversation between one user and one character, oldest message first."""
 
     messages: list[Message] = Field(min_length=1)
@@ -128,7 +128,7 @@ def prompt_text(row: Conversation) -> str:
     return "\n".join(m["content"] for m in row.messages[:-1] if m["role"] != "system")
 
 
-class Preference(_Row):
+class Preference(Row):
     """Two replies to one prompt, of which `chosen` is the better one (TRL's conversational format)."""
 
     prompt: list[Message] = Field(min_length=1)
@@ -136,23 +136,24 @@ class Preference(_Row):
     rejected: list[Message] = Field(min_length=1)
 
 
-_RowT = TypeVar("_RowT", bound=_Row)
+RowT = TypeVar("RowT", bound=Row)
+"""Conversations or preferences."""
 
 
-class _Reader(Generic[_RowT]):
+class _Reader(Generic[RowT]):
     def __init__(
-        self, row: type[_RowT], message_fields: tuple[str, ...], origin: Origin | None, *, nameless: bool = False
+        self, row: type[RowT], message_fields: tuple[str, ...], origin: Origin | None, *, nameless: bool = False
     ) -> None:
         """`nameless` rows need no ids: each is a conversation and a user of its own."""
         self._row, self._message_fields, self._origin, self._nameless = row, message_fields, origin, nameless
 
-    def read(self, path: Path) -> list[_RowT]:
+    def read(self, path: Path) -> list[RowT]:
         rows = [self._parse(raw) for raw in raw_rows(path)]
         if not rows:
             raise DataError(f"{path} holds no rows: write at least one row into it, or take the source away")
         return rows
 
-    def _parse(self, raw: RawRow) -> _RowT:
+    def _parse(self, raw: RawRow) -> RowT:
         value = raw.value
         if not isinstance(value, Mapping):
             raise DataError(f"{raw.place}: a row is a JSON object, this is {_named(value)}; write one object per line")

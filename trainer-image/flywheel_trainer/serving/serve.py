@@ -37,16 +37,17 @@ def main(arguments: list[str]) -> int:
         _log.error("cannot serve: %s", error)
         return int(error.exit_code)
     if _has_vllm():
-        return _serve_with_vllm(folder, parsed.name, parsed.host, parsed.port)
+        return _serve_with_vllm(vllm_command(folder, parsed.name, parsed.host, parsed.port, parsed.tool_call_parser))
     from flywheel_trainer.serving.app import serve  # noqa: PLC0415 -- vLLM needs none of it
 
     serve(folder, parsed.name, parsed.host, parsed.port)
     return int(ExitCode.DONE)
 
 
-def vllm_command(folder: Path, name: str, host: str, port: int) -> list[str]:
-    """vLLM's own command line for the model."""
-    return ["vllm", "serve", str(folder), "--served-model-name", name, "--host", host, "--port", str(port)]
+def vllm_command(folder: Path, name: str, host: str, port: int, tool_call_parser: str | None) -> list[str]:
+    """vLLM's own command line for the model. Without a parser vLLM refuses requests with `tools`."""
+    tools = ["--enable-auto-tool-choice", "--tool-call-parser", tool_call_parser] if tool_call_parser else []
+    return ["vllm", "serve", str(folder), "--served-model-name", name, "--host", host, "--port", str(port), *tools]
 
 
 def _has_vllm() -> bool:
@@ -57,8 +58,7 @@ def _has_vllm() -> bool:
     return torch.cuda.is_available()
 
 
-def _serve_with_vllm(folder: Path, name: str, host: str, port: int) -> int:
-    command = vllm_command(folder, name, host, port)
+def _serve_with_vllm(command: list[str]) -> int:
     _log.info("starting %s", " ".join(command))
     # The same process goes on as vLLM, so that SIGTERM reaches it.
     os.execvp(command[0], command)
@@ -78,4 +78,5 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", required=True, type=_model_name, help="the name that /v1/models lists")
     parser.add_argument("--host", default="0.0.0.0", help="address to listen on (default: all)")
     parser.add_argument("--port", type=int, default=SERVER_PORT, help="default: %(default)s")
+    parser.add_argument("--tool-call-parser", help="vLLM's parser for the model's tool calls, e.g. hermes")
     return parser

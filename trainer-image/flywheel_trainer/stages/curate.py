@@ -1,8 +1,8 @@
 """curate: which conversations may be trained on, which only judge, and which are dropped, each with a counted reason.
 
-The order is fixed: retention, erasure, latest turns, structure, consent, privacy, safety, near-duplicates, diversity,
-constraints, cap, split by user. A conversation counts under the first reason that drops it, and later filters never see
-it.
+The order is fixed: retention, erasure, latest turns, structure, tools, consent, privacy, safety, near-duplicates,
+diversity, constraints, cap, split by user. A conversation counts under the first reason that drops it, and later
+filters never see it.
 """
 
 import json
@@ -23,6 +23,7 @@ from flywheel_trainer.data.books import (
     DUPLICATE,
     EARLIER,
     ERASED,
+    FOREIGN_CALL,
     NO_REPLY,
     OVER_CAP,
     PRIVACY,
@@ -70,7 +71,7 @@ def run(ctx: StageContext) -> StageOutcome:
             ctx.progress(percent=5 + 90 * number / len(_STEPS), message=message)
             step(curation, spec.params, spec.seed)
     if not curation.rows:
-        raise DataError(f"no conversation of {len(read)} is left: {reasons(curation)}")
+        raise DataError(f"no conversation of {len(read)} is left: {reasons(curation.dropped)}")
     evaluation = [row for row in curation.rows if held_out(row.user, spec.params.holdout_fraction)]
     prompts = [row for row in curation.rows if not held_out(row.user, spec.params.holdout_fraction)]
     refuse_empty(prompts, evaluation, spec.params)
@@ -103,7 +104,7 @@ def _retention(curation: Curation, params: CurateParams, _seed: int) -> None:
 
 
 def _erased(curation: Curation, _params: CurateParams, _seed: int) -> None:
-    found = receipts(curation.ctx.store, [i.uri for i in curation.ctx.spec.inputs if i.role is Role.TRAFFIC])
+    found = receipts(curation.ctx, [i.uri for i in curation.ctx.spec.inputs if i.role is Role.TRAFFIC])
     curation.counts["erasureReceipts"] = len(found)
     times = latest(found)
     curation.keep([row for row in curation.rows if not erased(row, times)], ERASED)
@@ -138,6 +139,17 @@ def _belongs_to_one_user(curation: Curation, _params: CurateParams, _seed: int) 
     for row in curation.rows:
         owners.setdefault(row.conversation, set()).add(row.user)
     curation.keep([row for row in curation.rows if len(owners[row.conversation]) == 1], SHARED)
+
+
+def _without_foreign_calls(curation: Curation, _params: CurateParams, _seed: int) -> None:
+    """A character may have lost a tool since; and a client can have said anything before the last reply."""
+    tools = {c.name: {tool.name for tool in c.tools} for c in curation.ctx.spec.characters}
+    kept = [row for row in curation.rows if _called(row) <= tools.get(row.character or "", set())]
+    curation.keep(kept, FOREIGN_CALL)
+
+
+def _called(row: Conversation) -> set[str]:
+    return {call["function"]["name"] for message in row.messages for call in message.get("tool_calls", [])}
 
 
 def _consent(curation: Curation, params: CurateParams, _seed: int) -> None:
@@ -234,6 +246,7 @@ _STEPS: Final[tuple[tuple[str, Callable[[Curation, CurateParams, int], None]], .
     ("taking the latest turn of each conversation", _fullest),
     ("cutting conversations to the last reply", _cut_to_reply),
     ("looking for conversations of several users", _belongs_to_one_user),
+    ("looking for calls of unknown tools", _without_foreign_calls),
     ("counting the traffic", _take_stock),
     ("checking consent", _consent),
     ("looking for personal identifiers", _privacy),

@@ -16,6 +16,7 @@ from flywheel_trainer.annotation import tool_calls
 from flywheel_trainer.callbacks import History
 from flywheel_trainer.context import StageContext, StageOutcome, is_main_process
 from flywheel_trainer.data.rows import Preference, read_preferences
+from flywheel_trainer.data.screening import Screen
 from flywheel_trainer.errors import ConfigError
 from flywheel_trainer.examples import encode_pair, encode_replies, require, share, without_judged
 from flywheel_trainer.models import read_policy
@@ -84,26 +85,22 @@ def _pairs(ctx: StageContext, tokenizer: PreTrainedTokenizerBase) -> tuple[list[
     counts: Counter[str] = Counter()
     pairs: list[Pair] = []
     kept: list[Preference] = []
+    screen = Screen(ctx)
     for each in inputs:
-        given = share(ctx, read_preferences(each.path, each.origin), each.weight)
+        found = read_preferences(each.path, each.origin)
+        given = share(ctx, screen(found, each) if each.spec.role is Role.PREFERENCES else found, each.weight)
         unjudged = without_judged(ctx, given)
         labelled, calls = tool_calls.trainable(unjudged, params.agreement, ctx.spec.characters)
         rows, dropped = pair_filter.kept(labelled, params.pair_filter)
-        found = [pair for row in rows if (pair := _fitted(ctx, tokenizer, each.name, row)) is not None]
+        fitted = [pair for row in rows if (pair := _fitted(ctx, tokenizer, each.name, row)) is not None]
         counts.update({"rows": len(given), "dropped-held-out": len(given) - len(unjudged), **calls, **dropped})
-        counts.update({"dropped-too-long": len(rows) - len(found), f"pairs-{each.name}": len(found)})
-        pairs += found
+        counts.update({"dropped-too-long": len(rows) - len(fitted), f"pairs-{each.name}": len(fitted)})
+        pairs += fitted
         kept += rows
     require(pairs, "stage dpo")
     if is_main_process():
         style_report.leave_pairs(ctx, kept)
-    return pairs, dict(counts)
-
-
-def _for_trl(pair: Pair) -> dict[str, Any]:
-    """The pair with its character's tools in a column of their own, as JSON: Arrow would mix their schemas up."""
-    prompt, tools = split_tools(pair["prompt"])
-    return {**pair, "prompt": prompt, "tools": json.dumps(tools or None)}
+    return pairs, {**counts, **screen.counts}
 
 
 def _fitted(ctx: StageContext, tokenizer: PreTrainedTokenizerBase, source: str, row: Preference) -> Pair | None:

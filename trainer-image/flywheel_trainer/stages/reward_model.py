@@ -34,8 +34,9 @@ from flywheel_trainer.annotation import measuring
 from flywheel_trainer.callbacks import History
 from flywheel_trainer.context import StageContext, StageOutcome, is_main_process
 from flywheel_trainer.data.rows import Message, Preference
+from flywheel_trainer.data.screening import Screen
 from flywheel_trainer.data.split import held_out
-from flywheel_trainer.examples import encode_pair, preferences, require
+from flywheel_trainer.examples import encode_pair, require, screened_preferences
 from flywheel_trainer.models import load_reward, read_scorer
 from flywheel_trainer.pairwise import PairwiseScorer, encode, text_of
 from flywheel_trainer.prompts import render, split_tools, token_ids
@@ -200,9 +201,10 @@ def _judge_pairwise(
 def _split(ctx: StageContext, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Pair], list[Pair], dict[str, int]]:
     """The pairs to fit and the pairs to measure; no user is in both."""
     params: RewardModelParams = ctx.spec.params
-    given = preferences(ctx, Role.PREFERENCES)
+    screen = Screen(ctx)
+    given = screened_preferences(ctx, screen)
     rows, dropped = pair_filter.kept(given, params.pair_filter)
-    counts = {"rows": len(given), **dropped, "dropped-too-long": 0}
+    counts = {"rows": len(given), **screen.counts, **dropped, "dropped-too-long": 0}
     fitted: list[Pair] = []
     measured: list[Pair] = []
     for row in rows:

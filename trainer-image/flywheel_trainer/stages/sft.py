@@ -8,6 +8,7 @@ from trl import SFTConfig, SFTTrainer
 from flywheel_contract.stages import Role
 from flywheel_trainer import mixture, packing, reports, training
 from flywheel_trainer.context import StageContext, StageOutcome, is_main_process
+from flywheel_trainer.data.screening import Screen
 from flywheel_trainer.examples import require
 from flywheel_trainer.models import read_policy
 
@@ -19,7 +20,8 @@ def run(ctx: StageContext) -> StageOutcome:
     """Trains the policy and leaves the merged model."""
     params = ctx.spec.params
     # Before the model is loaded: what is wrong with the data is known in seconds.
-    sources = mixture.sources(ctx, params)
+    screen = Screen(ctx)
+    sources = mixture.sources(ctx, params, screen)
     start = training.prepare(ctx, params, ctx.input(Role.POLICY).path, read_policy)
     rows = mixture.encode(ctx, start.tokenizer, sources)
     require(rows, "stage sft")
@@ -41,6 +43,6 @@ def run(ctx: StageContext) -> StageOutcome:
         (ctx.beside("logs") / MIXTURE_FILE).write_text(text + "\n", encoding="utf-8")
     return StageOutcome(
         metrics={**reports.training(history), **kl},
-        counts=mixture.counts(sources),
+        counts={**mixture.counts(sources), **screen.counts},
         message=reports.sentence(history) + mixture.sentence(sources),
     )

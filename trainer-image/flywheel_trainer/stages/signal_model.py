@@ -23,9 +23,10 @@ from flywheel_contract.stages import Origin, RewardModelType, Role
 from flywheel_trainer import calibration, classifier, discrimination, intervals, probes, reports, surface, training
 from flywheel_trainer.context import StageContext, StageOutcome
 from flywheel_trainer.data.rows import Message
+from flywheel_trainer.data.screening import Screen
 from flywheel_trainer.data.split import held_out
 from flywheel_trainer.errors import DataError
-from flywheel_trainer.examples import conversations, require
+from flywheel_trainer.examples import require, screened_traffic
 from flywheel_trainer.intervals import Estimate
 from flywheel_trainer.models import load_reward
 from flywheel_trainer.prompts import fit_prompt, render, split_tools, token_ids, with_character
@@ -92,7 +93,9 @@ def _split(ctx: StageContext, tokenizer: PreTrainedTokenizerBase) -> tuple[list[
     params: RewardStageParams = ctx.spec.params
     if params.signal is None:
         raise TypeError("a model of a user signal was asked for without a signal")
-    found, counts = examples(conversations(ctx, Role.TRAFFIC), params.signal)
+    screen = Screen(ctx)
+    found, counts = examples(screened_traffic(ctx, screen), params.signal)
+    counts |= screen.counts
     fitted: list[Reply] = []
     measured: list[Reply] = []
     for example in found:
