@@ -92,7 +92,7 @@ class Conversation:
         services.recorder.exposure(
             self._exchange, "FirstRequest", known=(claims.test, claims.arm) if claims is not None else None
         )
-        body = asked.body if character is None else dialect.with_character(asked, services.characters[character])
+        body = dialect.for_model(asked, None if character is None else services.characters[character])
         return asked, {**body, "model": config.model} if config.model is not None else body
 
     async def _is_blocked(self, asked: Asked) -> bool:

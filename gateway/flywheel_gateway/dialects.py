@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from flywheel_contract.gateway_config import CharacterPrompt, Limits
 from flywheel_gateway.calls import Said, calls_in
+from flywheel_gateway.control_tokens import as_text
 from flywheel_gateway.errors import ApiError
 
 ROLES: Final = ("system", "developer", "user", "assistant", "tool")
@@ -56,11 +57,18 @@ class Chat:
         return Asked(body, stream, _newest(texts), texts, metadata)
 
     @staticmethod
-    def with_character(asked: Asked, character: CharacterPrompt) -> dict[str, Any]:
-        """The body with the character's prompt first and its tools, and none of the client's own of either."""
-        rest = [m for m in asked.body["messages"] if m["role"] not in _SYSTEM]
+    def for_model(asked: Asked, character: CharacterPrompt | None) -> dict[str, Any]:
+        """What the model is asked: control tokens are text, whoever wrote them.
+
+        With a character its prompt stands first, with its tools, and none of the client's own of either.
+        """
+        own: dict[str, Any] = {key: as_text(asked.body[key]) for key in ("messages", "tools") if key in asked.body}
+        if character is None:
+            return {**asked.body, **own}
+        rest = [m for m in own["messages"] if m["role"] not in _SYSTEM]
         tools = {"tools": [tool.schema_of_call() for tool in character.tools]} if character.tools else {}
-        return {**asked.body, **tools, "messages": [{"role": "system", "content": character.system_prompt}, *rest]}
+        messages = [{"role": "system", "content": character.system_prompt}, *rest]
+        return {**asked.body, **own, **tools, "messages": messages}
 
     @staticmethod
     def reply_said(reply: Mapping[str, Any]) -> Said | None:
@@ -120,8 +128,8 @@ class Completions:
         return Asked(body, stream, (prompt,), (), metadata)
 
     @staticmethod
-    def with_character(asked: Asked, character: CharacterPrompt) -> dict[str, Any]:
-        """The body as it is: a completion has no place for a character."""
+    def for_model(asked: Asked, character: CharacterPrompt | None) -> dict[str, Any]:
+        """The body as it is: it has no place for a character, and who writes a bare prompt writes its tokens too."""
         return asked.body
 
     @staticmethod
