@@ -69,8 +69,9 @@ def test_a_rewrite_with_an_identifier_is_dropped(desk: Desk) -> None:
     desk.export("Rewrite", conversation())
     (task,) = desk.tasks()
     _, report, _ = desk.import_([annotated(task, annotation(1, rewrite="Mail canary@example.com"))])
-    assert report["counts"]["droppedPrivacy.EMAIL_ADDRESS"] == 1
+    assert report["counts"]["rewritesDroppedPrivacy.EMAIL_ADDRESS"] == 1
     assert not (desk.folder / "in/rewrites").exists()
+    assert "canary@example.com" not in (desk.folder / "in/labels/data.jsonl").read_text(encoding="utf-8")
 
 
 def test_a_reply_that_breaks_the_character_loses_whatever_its_rank(desk: Desk) -> None:
@@ -163,6 +164,58 @@ def test_side_by_side_without_sources_is_refused(desk: Desk) -> None:
     }  # fmt: skip
     code, _, err = desk.run("import", "--labels", desk.rows(label), "--output", str(desk.folder / "in"))
     assert (code, "not of candidate and baseline; write each reply's source" in err) == (65, True)
+
+
+OWN_IDENTIFIER = {"recognizers": [{"name": "CUSTOMER_ID", "pattern": r"\bCU-\d{6}\b"}]}
+SECRET = "CU-774411"
+
+
+def ranked(number: int, **changes: Any) -> Json:  # noqa: ANN401 -- JSON
+    """A label of another tool."""
+    review = {"reviewer": "r1", "falseRefusal": [False, False], "templated": [False, False], "ranks": [1, 2]}
+    return {
+        "item": f"i{number}", "kind": "Ranking", "conversation": f"c{number}", "user": f"u{number}",
+        "origin": "Internal", "prompt": PROMPT, "replies": [{"text": GOOD}, {"text": BAD}], "reviews": [review],
+        **changes,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prompt": [{"role": "user", "content": f"I am {SECRET}."}]},
+        {"replies": [{"text": GOOD}, {"text": f"You are {SECRET}."}]},
+    ],
+)
+def test_no_file_of_the_import_holds_an_identifier_of_the_teams_own(desk: Desk, changes: Json) -> None:
+    (desk.folder / "privacy.json").write_text(json.dumps(OWN_IDENTIFIER), encoding="utf-8")
+    given = desk.rows(ranked(1), ranked(2, **changes))
+    told = ("--labels", given, "--output", str(desk.folder / "in"))
+    _, report, _ = desk.run("import", *told, "--privacy", str(desk.folder / "privacy.json"))
+    assert (report["counts"]["droppedPrivacy.CUSTOMER_ID"], report["counts"]["items"]) == (1, 1)
+    written = [f.read_text(encoding="utf-8") for f in (desk.folder / "in").rglob("*") if f.is_file()]
+    assert len(written) == 3
+    assert not any(SECRET in text for text in written)
+    _, report, _ = desk.run("import", *told)
+    assert report["counts"]["items"] == 2, "without the setting nobody can know that it is one"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        ("{", "write spec.curation.privacy as JSON"),
+        ('{"entitys": []}', "write spec.curation.privacy as JSON"),
+        ('{"entities": ["SHOE_SIZE"]}', "privacy.entities: unknown SHOE_SIZE"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_named(desk: Desk, text: str | None, sentence: str) -> None:
+    settings = desk.folder / "privacy.json"
+    if text is not None:
+        settings.write_text(text, encoding="utf-8")
+    code, _, err = desk.export("Ranking", pair(), more=("--privacy", str(settings)))
+    assert code in (64, 78)
+    assert sentence in err
 
 
 def test_labels_of_another_tool_are_read_too(desk: Desk) -> None:

@@ -25,6 +25,7 @@ TASKS: Final = "tasks.json"
 CONFIGURATION: Final = "labelling.xml"
 ITEMS: Final = "items.jsonl"
 REPORT: Final = "_report.json"
+_PRIVACY: Final = "spec.curation.privacy as JSON: what counts as an identifier; such texts are left out"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -50,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     out.add_argument("--characters", type=Path, help="spec.characters as JSON: description and rules are shown")
     out.add_argument("--origin", type=Origin, choices=list(Origin), metavar="|".join(Origin), help="of the rows")
     out.add_argument("--max-items", type=_positive, help="at most so many, drawn by the key")
+    out.add_argument("--privacy", type=Path, help=_PRIVACY)
     out.set_defaults(run=_export)
     back = commands.add_parser("import", help="read annotations back")
     given = back.add_mutually_exclusive_group(required=True)
@@ -60,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     back.add_argument("--output", type=Path, required=True, help="folder for the rows")
     back.add_argument("--min-reviews", type=int, default=2, help="reviews that agreement needs (default: %(default)s)")
     back.add_argument("--min-share", type=float, default=1.0, help="share that must agree (default: %(default)s)")
+    back.add_argument("--privacy", type=Path, help=_PRIVACY)
     back.set_defaults(run=_import)
     return parser
 
@@ -73,7 +76,8 @@ def _positive(text: str) -> int:
 
 def _export(parsed: argparse.Namespace) -> dict[str, Any]:
     characters = _characters(parsed.characters)
-    found, counts = sources.items(_local(parsed.input), parsed.kind, parsed.origin, read_key(parsed.key_file))
+    blinding, private = read_key(parsed.key_file), identifiers.finder(parsed.privacy)
+    found, counts = sources.items(_local(parsed.input), parsed.kind, parsed.origin, blinding, private)
     drawn = sources.draw(found, parsed.max_items)
     tasks = label_studio.tasks(drawn, characters)
     parsed.output.mkdir(parents=True, exist_ok=True)
@@ -94,7 +98,8 @@ def _import(parsed: argparse.Namespace) -> dict[str, Any]:
         labels, counts = label_studio.labels(parsed.export, read(parsed.items, Item, "items"), blinding)
     else:
         labels = read(parsed.labels, Label, "labels")
-    found = outcomes.outcome(labels, params, identifiers.finder())
+    labels, private = identifiers.without_identifiers(labels, identifiers.finder(parsed.privacy))
+    found = outcomes.outcome(labels, params)
     for name, rows in (
         ("preferences", found.preferences),
         ("rewrites", found.rewrites),
@@ -106,7 +111,7 @@ def _import(parsed: argparse.Namespace) -> dict[str, Any]:
     write_rows(parsed.output / "labels" / DATA_FILE, dumped(labels))
     report: dict[str, Any] = {
         "agreement": params.to_json(),
-        "counts": {**counts, **found.counts},
+        "counts": {**counts, **private, **found.counts},
         "itemsByOrigin": outcomes.by_origin(labels),
         "questions": outcomes.questions(labels),
     }

@@ -1,7 +1,7 @@
 """From labels to what the stages read: preference pairs, conversations to imitate, tool calls, and rates."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -32,8 +32,8 @@ class Outcome:
     counts: Counter[str] = field(default_factory=Counter)
 
 
-def outcome(labels: Sequence[Label], params: AgreementParams, private: Callable[[str], str | None]) -> Outcome:
-    """The rows that labels give. `private` names an identifier in a text, if any: such rewrites are dropped."""
+def outcome(labels: Sequence[Label], params: AgreementParams) -> Outcome:
+    """The rows that labels give."""
     out = Outcome()
     for label in labels:
         out.counts["items"] += 1
@@ -42,7 +42,7 @@ def outcome(labels: Sequence[Label], params: AgreementParams, private: Callable[
             _tool_call(label, params, out)
         elif label.kind is not Kind.SIDE_BY_SIDE:
             _pairs(label, out)
-            _rewrites(label, private, out)
+            _rewrites(label, out)
     return out
 
 
@@ -76,15 +76,11 @@ def _pairs(label: Label, out: Outcome) -> None:
         out.counts["pairs"] += 1
 
 
-def _rewrites(label: Label, private: Callable[[str], str | None], out: Outcome) -> None:
+def _rewrites(label: Label, out: Outcome) -> None:
     """A rewrite is better than the reply it improves: than all of them, or than those that break the character."""
     for review in label.reviews:
         text = (review.rewrite or "").strip()
         if not text:
-            continue
-        entity = private(text)
-        if entity is not None:
-            out.counts[f"droppedPrivacy.{entity}"] += 1
             continue
         said: Message = {"role": "assistant", "content": text}
         one = [{"reviewer": review.reviewer, "choice": CHOSEN}]

@@ -58,7 +58,9 @@ class _SideBySide(_Prompted):
     baseline: str
 
 
-def items(path: Path, kind: Kind, origin: Origin | None, blinding: Blinding) -> tuple[list[Item], dict[str, int]]:
+def items(
+    path: Path, kind: Kind, origin: Origin | None, blinding: Blinding, private: identifiers.Finder
+) -> tuple[list[Item], dict[str, int]]:
     """The items of a file or folder, and how many rows were left out why. Nothing with an identifier gets through.
 
     Raises:
@@ -66,12 +68,11 @@ def items(path: Path, kind: Kind, origin: Origin | None, blinding: Blinding) -> 
     """
     found: list[Item] = []
     counts: Counter[str] = Counter(rows=0, duplicates=0)
-    private = identifiers.finder()
     seen: set[str] = set()
     for raw in raw_rows(path):
         counts["rows"] += 1
         item = _item(raw.place, raw.value, kind, origin, blinding)
-        entity = next(filter(None, map(private, _texts(item))), None)
+        entity = identifiers.found_in(item, private)
         if entity is not None:
             counts[f"droppedPrivacy.{entity}"] += 1
         elif item.item in seen:
@@ -83,11 +84,6 @@ def items(path: Path, kind: Kind, origin: Origin | None, blinding: Blinding) -> 
         reasons = ", ".join(f"{name} {number}" for name, number in sorted(counts.items()))
         raise DataError(f"{path}: no item is left to annotate ({reasons}); give other rows")
     return found, dict(counts)
-
-
-def _texts(item: Item) -> list[str]:
-    calls = [json.dumps(call["function"]["arguments"]) for reply in item.replies for call in reply.tool_calls]
-    return [*(m["content"] for m in item.prompt), *(reply.text for reply in item.replies), *calls]
 
 
 def _item(place: str, value: object, kind: Kind, origin: Origin | None, blinding: Blinding) -> Item:
