@@ -4,7 +4,7 @@ The operator renders with `Character.prompt` for the gateway, the trainer for sa
 production a model is asked with just the text that it was trained with.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Final, Self
 
@@ -29,6 +29,19 @@ class ParameterType(StrEnum):
     BOOLEAN = "Boolean"
 
 
+_PYTHON_TYPES: Final = {
+    ParameterType.STRING: (str,),
+    ParameterType.INTEGER: (int,),
+    ParameterType.NUMBER: (int, float),
+    ParameterType.BOOLEAN: (bool,),
+}
+
+
+def _is_of(kind: ParameterType, value: object) -> bool:
+    """Whether a JSON value is of a parameter's type; true and false are no numbers."""
+    return type(value) in _PYTHON_TYPES[kind]
+
+
 class ToolParameter(Record):
     """A parameter of a tool."""
 
@@ -49,6 +62,13 @@ class Tool(Record):
         description="Its parameters.",
         json_schema_extra=list_map("name"),
     )
+
+    def takes(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether a call may have these arguments: those that are required, no others than known, each of its type."""
+        known = {p.name: p.type for p in self.parameters}
+        return {p.name for p in self.parameters if p.required} <= arguments.keys() <= known.keys() and all(
+            _is_of(known[name], value) for name, value in arguments.items()
+        )
 
     def schema_of_call(self) -> dict[str, Any]:
         """The tool as chat templates and OpenAI's protocol take it: a function with a JSON schema."""

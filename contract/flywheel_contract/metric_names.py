@@ -91,6 +91,8 @@ class Metric(StrEnum):
     PAIRWISE_WIN_RATE = "pairwiseWinRate"
     PAIRWISE_WIN_RATE_INTERNAL = "pairwiseWinRateInternal"
     PAIRWISE_WIN_RATE_USER = "pairwiseWinRateUser"
+    PAIRWISE_WIN_RATE_GAP = "pairwiseWinRateGap"
+    PAIRWISE_WIN_RATE_PARENT = "pairwiseWinRateParent"
     PAIRWISE_DISAGREEMENT = "pairwiseDisagreement"
     REWARD_GAIN = "rewardGain"
     HELD_OUT_KL = "heldOutKl"
@@ -245,6 +247,8 @@ REPORTED_BY: Final[dict[Stage, tuple[Metric, ...]]] = {
         Metric.PAIRWISE_WIN_RATE,
         Metric.PAIRWISE_WIN_RATE_INTERNAL,
         Metric.PAIRWISE_WIN_RATE_USER,
+        Metric.PAIRWISE_WIN_RATE_GAP,
+        Metric.PAIRWISE_WIN_RATE_PARENT,
         Metric.PAIRWISE_DISAGREEMENT,
         Metric.REWARD_GAIN,
         Metric.HELD_OUT_KL,

@@ -83,8 +83,7 @@ def test_each_judge_measures_what_it_is_for(judged: Manifest) -> None:
     assert gates["both-judges"]["n"] >= 10
 
 
-def test_the_signal_alone_cannot_judge_a_pair(judges: World) -> None:
-    """A reward of type Pairwise, and an evaluation by one that is none, wait with the reason."""
+def test_a_judge_of_pairs_is_no_reward(judges: World) -> None:
     judges.kubectl.apply(generation("crossed", "crossed", rewards=[{"rewardModel": "duel"}]))
     found = judges.kubectl.wait(
         "gen", "crossed", lambda o: "duel" in message(o.get("status", {}), "PrerequisitesMet"), 60
@@ -96,5 +95,7 @@ def test_the_signal_alone_cannot_judge_a_pair(judges: World) -> None:
 
 def test_an_identifier_in_data_of_ones_own_is_not_trained_on(judges: World, judged: Manifest) -> None:
     assert "4 of 20 rows are left out: 4 held personal identifiers" in stage(judged, "sft")["message"]
-    script = f"grep -rlF {CANARY} /mnt/claim/runs/judged || true"
-    assert judges.loader.run("sh", "-c", script).split() == []
+    sft = stage(judged, "sft")
+    manifest = json.loads(judges.loader.run("cat", "/mnt/claim/" + sft["manifestUri"].removeprefix(f"{ROOT}/")))
+    assert manifest["counts"]["dropped-privacy.EMAIL_ADDRESS"] == 4
+    assert manifest["counts"]["rows-fixes"] <= 16

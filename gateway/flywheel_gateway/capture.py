@@ -2,7 +2,7 @@
 
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
@@ -11,8 +11,10 @@ import orjson
 
 from flywheel_contract.experiment import Arm
 from flywheel_contract.gateway_config import GatewayConfig
-from flywheel_contract.online import Consent, Event, EventType, Exposure, LogTable, Turn
+from flywheel_contract.online import Consent, Event, EventType, Exposure, LogTable
+from flywheel_contract.online import Turn as LoggedTurn
 from flywheel_gateway.calls import Said, logged
+from flywheel_gateway.dialects import Turn
 from flywheel_gateway.identity import Identity
 from flywheel_gateway.log_writer import LogWriter
 from flywheel_gateway.metrics import Metrics
@@ -46,7 +48,6 @@ class Recorder:
         self, config: GatewayConfig, writer: LogWriter, metrics: Metrics, clock: Callable[[], datetime] = utc_now
     ) -> None:
         self._config, self._writer, self._metrics, self._clock = config, writer, metrics, clock
-        self._tools = {c.name: {tool.name for tool in c.tools} for c in config.characters}
         self._seen: OrderedDict[tuple[str, str, str | None, Arm | None], None] = OrderedDict()
 
     def exposure(
@@ -102,15 +103,16 @@ class Recorder:
         self._metrics.count_event(kind)
         self._put(LogTable.EVENTS, now, row.to_row())
 
-    def turn(self, exchange: Exchange, messages: tuple[dict[str, Any], ...], reply: Said, latency_ms: float) -> None:
-        """Logs a conversation with its reply, where the user's consent allows it."""
-        if not messages or (self._config.consent.mode == "Require" and exchange.consent is not True):
+    def turn(self, exchange: Exchange, turns: Sequence[Turn], reply: Said, latency_ms: float) -> None:
+        """Logs a conversation with its reply, where the user's consent allows it and all of it can be read."""
+        if not turns or (self._config.consent.mode == "Require" and exchange.consent is not True):
+            return
+        if not all(said.readable for said in (reply, *(turn.said for turn in turns))):
             return
         identity, now = exchange.identity, self._clock()
         days = self._config.retention_days
-        own = [m for m in messages if exchange.character is None or m["role"] not in ("system", "developer")]
-        tools = self._tools.get(exchange.character or "", set())
-        row = Turn(
+        own = [t for t in turns if exchange.character is None or t.role not in ("system", "developer")]
+        row = LoggedTurn(
             conversation=scoped(identity, exchange.conversation),
             user=identity.logged,
             character=exchange.character,
@@ -118,15 +120,8 @@ class Recorder:
             time=now,
             # `developer` is a newer word for `system`, which data.md does not know.
             messages=[
-                *(
-                    {
-                        "role": "system" if m["role"] == "developer" else m["role"],
-                        "content": m["content"],
-                        **logged(m.get("tool_calls", ()), tools),
-                    }
-                    for m in own
-                ),
-                {"role": "assistant", "content": reply.text, **logged(reply.calls, tools)},
+                *(_message("system" if t.role == "developer" else t.role, t.said) for t in own),
+                _message("assistant", reply),
             ],
             consent=Consent(training=exchange.consent),
             turn=exchange.turn,
@@ -154,6 +149,10 @@ class Recorder:
 
     def _put(self, table: LogTable, now: datetime, row: dict[str, Any]) -> None:
         self._writer.put(table, now.date().isoformat(), orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+
+
+def _message(role: str, said: Said) -> dict[str, Any]:
+    return {"role": role, "content": said.text, **logged(said.calls)}
 
 
 def scoped(identity: Identity, conversation: str) -> str:

@@ -145,7 +145,7 @@ class Conversation:
         """The reply, or the character's refusal where it is unsafe or could not be checked."""
         services = self._services
         try:
-            unsafe = await services.moderator.unsafe([*said.texts()])
+            unsafe = await services.moderator.unsafe_in(said)
         except UnsafeTextError:
             services.metrics.cannot_say("reply")
             self._log(EventType.ERROR)
@@ -195,7 +195,7 @@ class Conversation:
         self._log(EventType.MESSAGE, value=latency)
         if not capture:
             return
-        services.recorder.turn(self._exchange, asked.messages, said, latency)
+        services.recorder.turn(self._exchange, asked.turns, said, latency)
         moderation = services.config.moderation
         if is_refusal(said.text):
             if moderation.prompt:

@@ -18,7 +18,15 @@ ROLES: Final = ("system", "developer", "user", "assistant", "tool")
 _SYSTEM: Final = ("system", "developer")
 _OURS: Final = ("metadata", "user", "safety_identifier", "prompt_cache_key")
 """Fields that are for us, or hold ids of users: the model server sees none of them."""
-MetadataValue = str | None
+_ABOUT_TOOLS: Final = ("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call")
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A message: who says what."""
+
+    role: str
+    said: Said
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +36,8 @@ class Asked:
     body: dict[str, Any]
     stream: bool
     prompt: tuple[str, ...]
-    messages: tuple[dict[str, Any], ...] = ()
-    """The conversation as text and calls, for the log; empty for completions."""
+    turns: tuple[Turn, ...] = ()
+    """The conversation, for the log; empty for completions."""
     metadata: Mapping[str, Any] | None = None
 
 
@@ -51,10 +59,10 @@ class Chat:
             raise ApiError(400, "invalid_request", "messages: a list with at least one message")
         if len(messages) > limits.messages:
             raise ApiError(400, "too_many_messages", f"messages: at most {limits.messages}")
-        texts = tuple(_message(message) for message in messages)
-        if sum(len(text["content"]) for text in texts) > limits.prompt_chars:
+        turns = tuple(_turn(message) for message in messages)
+        if sum(len(text) for turn in turns for text in turn.said.texts()) > limits.prompt_chars:
             raise ApiError(413, "prompt_too_long", f"the messages may have {limits.prompt_chars} characters together")
-        return Asked(body, stream, _newest(texts), texts, metadata)
+        return Asked(body, stream, _newest(turns), turns, metadata)
 
     @staticmethod
     def for_model(asked: Asked, character: CharacterPrompt | None) -> dict[str, Any]:
@@ -66,9 +74,11 @@ class Chat:
         if character is None:
             return {**asked.body, **own}
         rest = [m for m in own["messages"] if m["role"] not in _SYSTEM]
-        tools = {"tools": [tool.schema_of_call() for tool in character.tools]} if character.tools else {}
-        messages = [{"role": "system", "content": character.system_prompt}, *rest]
-        return {**asked.body, **own, **tools, "messages": messages}
+        body = {**asked.body, **own, "messages": [{"role": "system", "content": character.system_prompt}, *rest]}
+        if not character.tools:
+            return body
+        tools = [tool.schema_of_call() for tool in character.tools]
+        return {**{key: value for key, value in body.items() if key not in _ABOUT_TOOLS}, "tools": tools}
 
     @staticmethod
     def reply_said(reply: Mapping[str, Any]) -> Said | None:
@@ -97,7 +107,7 @@ class Chat:
         """A whole reply of nothing but `said`; ids, model and usage are those of `about`."""
         message: dict[str, Any] = {"role": "assistant", "content": said.text}
         if said.calls:
-            message |= {"content": said.text or None, "tool_calls": list(said.calls)}
+            message |= {"content": said.text or None, "tool_calls": [call.to_protocol() for call in said.calls]}
         choice = {"index": 0, "message": message, "finish_reason": finish}
         return {**_head(about, "chat.completion", "chatcmpl"), "choices": [choice], **_usage(about)}
 
@@ -105,7 +115,7 @@ class Chat:
         """A streamed part of nothing but `said`."""
         delta: dict[str, Any] = {}
         if said is not None:
-            calls = [{"index": index, **call} for index, call in enumerate(said.calls)]
+            calls = [{"index": index, **call.to_protocol()} for index, call in enumerate(said.calls)]
             delta = {"role": "assistant", "tool_calls": calls} if calls else {"role": "assistant", "content": said.text}
         choice = {"index": 0, "delta": delta, "finish_reason": finish}
         return {**_head(about, self.object_of_part, "chatcmpl"), "choices": [choice]}
@@ -189,7 +199,7 @@ def _common(value: object) -> tuple[dict[str, Any], bool, Mapping[str, Any] | No
     return {k: v for k, v in value.items() if k not in _OURS}, stream is True, metadata
 
 
-def _message(message: object) -> dict[str, Any]:
+def _turn(message: object) -> Turn:
     if not isinstance(message, dict) or message.get("role") not in ROLES:
         raise ApiError(400, "invalid_request", f"messages: each has a role, one of {', '.join(ROLES)}")
     content = message.get("content")
@@ -200,7 +210,7 @@ def _message(message: object) -> dict[str, Any]:
     if not isinstance(content, str):
         raise ApiError(400, "invalid_request", "messages: content is text, or a list of text parts")
     calls = calls_in(message.get("tool_calls")) if message["role"] == "assistant" else []
-    return {"role": message["role"], "content": content, **({"tool_calls": calls} if calls else {})}
+    return Turn(message["role"], Said(content, calls))
 
 
 def _part(part: object) -> str:
@@ -211,17 +221,17 @@ def _part(part: object) -> str:
     return text
 
 
-def _newest(messages: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+def _newest(turns: Sequence[Turn]) -> tuple[str, ...]:
     """The texts since the last reply, and a beginning that the client put into the model's mouth."""
-    found: list[str] = []
+    found: list[Turn] = []
     asked = False
-    for message in reversed(messages):
-        if message["role"] == "assistant" and asked:
+    for turn in reversed(turns):
+        if turn.role == "assistant" and asked:
             break
-        asked = asked or message["role"] == "user"
-        if message["role"] not in _SYSTEM:
-            found.append(message["content"])
-    return tuple(reversed(found))
+        asked = asked or turn.role == "user"
+        if turn.role not in _SYSTEM:
+            found.append(turn)
+    return tuple(text for turn in reversed(found) for text in turn.said.texts())
 
 
 def _choice(value: Mapping[str, Any]) -> dict[str, Any] | None:

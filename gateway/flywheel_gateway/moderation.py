@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from flywheel_gateway.calls import Said
 from flywheel_gateway.errors import UnsafeTextError
 from flywheel_safety.classifier import Classifier, UnavailableError, judge
 from flywheel_safety.sentences import sentences
@@ -62,6 +63,17 @@ class Moderator:
         if self._worker is None or self._worker.done():
             self._worker = loop.create_task(self._work())
         return await question.answer
+
+    async def unsafe_in(self, said: Said) -> str | None:
+        """As `unsafe`, of a reply.
+
+        Raises:
+            UnsafeTextError: as `unsafe`, or it calls something in a way that cannot be read, so not be checked either.
+        """
+        if not said.readable:
+            self.failures += 1
+            raise UnsafeTextError("the arguments of a call cannot be read")
+        return await self.unsafe([*said.texts()])
 
     def close(self) -> None:
         """Ends the thread."""

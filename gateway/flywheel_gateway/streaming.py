@@ -7,7 +7,7 @@ from typing import Any, Literal
 import orjson
 from prometheus_client import Histogram
 
-from flywheel_gateway.calls import Call, Gathering, Said
+from flywheel_gateway.calls import Gathering, Said
 from flywheel_gateway.dialects import Dialect, finish_reason
 from flywheel_gateway.errors import ApiError, UnsafeTextError, UpstreamError
 from flywheel_gateway.services import Services
@@ -33,14 +33,14 @@ class Delivery:
         self.started = False
         self.text = ""
         """What the model wrote, as far as it reached the client."""
-        self.calls: list[Call] = []
-        """What it called, once all of it had come."""
+        self.gathering = Gathering()
+        """What it called, likewise."""
         self.outcome: Literal["whole", "unsafe", "failed"] = "whole"
 
     @property
     def said(self) -> Said:
         """Text and calls together."""
-        return Said(self.text, self.calls)
+        return Said(self.text, self.gathering.calls)
 
     async def data(self, data: bytes) -> None:
         """Sends an event's data as it came."""
@@ -77,13 +77,11 @@ async def plain_parts(services: Services, dialect: Dialect, body: dict[str, Any]
         UpstreamError: the reply did not come to its end.
         ApiError: the model server refuses the request.
     """
-    gathering = Gathering()
     async with services.upstream.stream(dialect.upstream_path, body) as events:
         async for data, part in _parts(events):
             delivery.text += dialect.part_text(part)
-            gathering.add(dialect.part_calls(part))
+            delivery.gathering.add(dialect.part_calls(part))
             await delivery.data(data)
-    delivery.calls = gathering.calls
 
 
 async def moderated_parts(services: Services, dialect: Dialect, body: dict[str, Any], delivery: Delivery) -> None:
@@ -117,7 +115,7 @@ async def moderated_parts(services: Services, dialect: Dialect, body: dict[str, 
 async def _deliver(services: Services, dialect: Dialect, about: dict[str, Any], said: Said, delivery: Delivery) -> bool:
     """Sends `said` if it is safe; else the refusal in its place, and False: there is no more."""
     try:
-        unsafe = await services.moderator.unsafe([*said.texts()])
+        unsafe = await services.moderator.unsafe_in(said)
     except UnsafeTextError:
         delivery.outcome = "failed"
         services.metrics.cannot_say("reply")
@@ -125,8 +123,9 @@ async def _deliver(services: Services, dialect: Dialect, about: dict[str, Any], 
         services.metrics.said("reply", unsafe)
         if unsafe is None:
             delivery.text += said.text
-            delivery.calls += said.calls
-            await delivery.part(dialect.part(about, said, None))
+            value = dialect.part(about, said, None)
+            delivery.gathering.add(dialect.part_calls(value))
+            await delivery.part(value)
             return True
         delivery.outcome = "unsafe"
     await delivery.part(dialect.part(about, Said(delivery.refusal), None))

@@ -131,7 +131,7 @@ def parse_json(body: bytes) -> Any:  # noqa: ANN401 -- any JSON value
     Raises:
         ApiError: it is no JSON, or nested deeper than anything sensible.
     """
-    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth(body) > MAX_DEPTH:
+    if depth(body) > MAX_DEPTH:
         raise ApiError(400, "invalid_json", f"the body is nested deeper than {MAX_DEPTH}")
     try:
         return orjson.loads(body)
@@ -139,8 +139,11 @@ def parse_json(body: bytes) -> Any:  # noqa: ANN401 -- any JSON value
         raise ApiError(400, "invalid_json", "the body is no JSON in UTF-8") from error
 
 
-def _depth(body: bytes) -> int:
-    """The deepest nesting; brackets inside strings do not count."""
+def depth(body: bytes) -> int:
+    """The deepest nesting, as far as MAX_DEPTH and one; 0 where it cannot be too deep. Brackets in strings do not
+    count."""
+    if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
+        return 0
     brackets = _STRING.sub(b"", body).translate(None, _NO_BRACKETS)
     deepest = depth = 0
     for bracket in brackets:

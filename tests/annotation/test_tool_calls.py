@@ -209,9 +209,21 @@ def test_sft_imitates_agreed_calls(shop: ToolShop) -> None:
     assert (counts["tool-calls-Explicit"], counts["dropped-no-agreement"]) == (4, 1)
 
 
+def drawn(arguments: Json) -> list[Json]:
+    """Turns before the ones at issue, in which something was drawn."""
+    call = {"type": "function", "function": {"name": "generate_image", "arguments": arguments}}
+    return [ASKED[0], {"role": "assistant", "content": "", "tool_calls": [call]}]
+
+
+MIXED: list[Json] = [{"prompt": "a ship"}, {"prompt": 3}, {"prompt": ["a"], "style": {"ink": True}}, {}]
+"""Arguments that no table could hold in one column."""
+
+
 @pytest.mark.training
 def test_dpo_prefers_agreed_calls(shop: ToolShop) -> None:
     rows = [preferring(n, "Chosen", "Chosen") for n in range(4)] + [preferring(9, "Chosen")]
+    for row, arguments in zip(rows, MIXED, strict=False):
+        row["prompt"] = [*drawn(arguments), *ASKED]
     result = shop.succeed("dpo", [policy(shop), shop.input("preferences", shop.add_data("tools", rows))], **SHORT)
     counts = shop.manifest(result).counts
     assert (counts["tool-calls-Explicit"], counts["dropped-no-agreement"], counts["dropped-length-ratio"]) == (4, 1, 0)
@@ -246,9 +258,12 @@ def test_a_reward_model_is_measured_on_agreed_pairs_only(shop: ToolShop) -> None
 @pytest.mark.training
 def test_grpo_samples_with_the_characters_tools_and_a_judge_that_knows_none(shop: ToolShop, tiny_judge: Path) -> None:
     shop.add_model(tiny_judge, "judge")
+    prompts = tiny_data.traffic(8)
+    for row, arguments in zip(prompts, MIXED, strict=False):
+        row["messages"] = [*drawn(arguments), *row["messages"]]
     inputs = [
         policy(shop),
-        shop.input("prompts", shop.add_data("prompts", tiny_data.traffic(8))),
+        shop.input("prompts", shop.add_data("prompts", prompts)),
         shop.input("reward", "pvc://lab/models/judge"),
     ]
     result = shop.succeed("rl", inputs, **SHORT | {"maxSteps": 1, "numGenerations": 2, "maxNewTokens": 8})

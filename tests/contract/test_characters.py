@@ -1,5 +1,7 @@
 """A character's system prompt, rules and tools."""
 
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
@@ -73,3 +75,31 @@ def test_a_tool_becomes_a_function_with_a_json_schema() -> None:
 def test_a_tool_needs_a_name_that_templates_can_write(name: str) -> None:
     with pytest.raises(ValidationError, match="name"):
         Tool(name=name, description="")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fits"),
+    [
+        ({"prompt": "a ship"}, True),
+        ({"prompt": "a ship", "size": 3}, True),
+        ({"prompt": "a ship", "size": 3.5, "framed": True}, True),
+        ({}, False),
+        ({"size": 3}, False),
+        ({"prompt": 3}, False),
+        ({"prompt": ["a ship"]}, False),
+        ({"prompt": None}, False),
+        ({"prompt": "a ship", "size": True}, False),
+        ({"prompt": "a ship", "framed": 1}, False),
+        ({"prompt": "a ship", "count": 2.0}, False),
+        ({"prompt": "a ship", "more": "x"}, False),
+    ],
+)
+def test_a_tool_takes_what_its_parameters_say(arguments: dict[str, Any], fits: bool) -> None:
+    parameters = [
+        {"name": "prompt"},
+        {"name": "size", "type": "Number", "required": False},
+        {"name": "count", "type": "Integer", "required": False},
+        {"name": "framed", "type": "Boolean", "required": False},
+    ]
+    tool = Tool.model_validate({"name": "draw", "description": "Draws.", "parameters": parameters})
+    assert tool.takes(arguments) is fits

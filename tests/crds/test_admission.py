@@ -33,6 +33,9 @@ TRAFFIC = {"name": "staff", "origin": "Internal"}
 LOG = {"name": "chats", "origin": "User", "uri": "pvc://claim/runs/luna/traffic/turns"}
 SFT_ONLY = {"rejectionSampling": None, "dpo": None, "rl": None}
 
+WITH_TOOLS = {"name": "luna", "systemPrompt": "You are Luna.", "tools": [{"name": "draw", "description": "Draws."}]}
+TOOLS_ON_GPUS = {"serving": {"gpus": 1}, "characters": [WITH_TOOLS]}
+
 GENERATION_MISTAKES = [
     Mistake("unknown field", "spec.recipe.ppo", "unknown field", {"recipe": {"ppo": {}}}),
     Mistake(
@@ -54,12 +57,7 @@ GENERATION_MISTAKES = [
         "tools on GPUs without a parser",
         "spec.serving",
         "set serving.toolCallParser",
-        {
-            "serving": {"gpus": 1},
-            "characters": [
-                {"name": "luna", "systemPrompt": "You are Luna.", "tools": [{"name": "draw", "description": "Draws."}]}
-            ],
-        },
+        TOOLS_ON_GPUS,
     ),
     Mistake(
         "two safety classifiers",
@@ -304,6 +302,7 @@ REWARD_MODEL_MISTAKES = [
 BOTH = "set exactly one of generation, model and service"
 
 ABTEST_MISTAKES = [
+    Mistake("tools on GPUs without a parser", "spec.serving", "set serving.toolCallParser", TOOLS_ON_GPUS),
     Mistake(
         "half of the tables in a database",
         "spec.analysis",
@@ -394,6 +393,14 @@ def test_every_example_is_accepted(kubectl: Kubectl, file: str) -> None:
     """In a namespace of its own: that of the examples may not be there."""
     text = (examples.EXAMPLES / file).read_text().replace("namespace: characters", f"namespace: {kubectl.namespace}")
     kubectl("apply", "--dry-run=server", "--validate=strict", "--filename=-", stdin=text)
+
+
+def test_tools_on_gpus_with_a_parser_are_accepted(cluster_kubectl: Kubectl) -> None:
+    serving = {"gpus": 1, "toolCallParser": "hermes"}
+    good = examples.merged(
+        examples.generation(cluster_kubectl.namespace), {"spec": {**TOOLS_ON_GPUS, "serving": serving}}
+    )
+    cluster_kubectl("apply", "--dry-run=server", "--validate=strict", "--filename=-", stdin=yaml.safe_dump(good))
 
 
 def test_a_uri_may_have_dots_that_lead_nowhere(cluster_kubectl: Kubectl) -> None:

@@ -26,11 +26,16 @@ def characters() -> list[dict[str, Any]]:
     return [{"name": "luna", "systemPrompt": "You are Luna.", "tools": [PICTURE]}, {"name": "sol", "systemPrompt": "x"}]
 
 
-def call(arguments: object = None, name: str = "generate_image", number: int = 0) -> dict[str, Any]:
+def call(arguments: object = None, name: str = "generate_image", number: object = 0) -> dict[str, Any]:
     """A call as the protocol writes it; `arguments` other than text are written as JSON."""
     given = {"prompt": "a star"} if arguments is None else arguments
     text = given if isinstance(given, str) else json.dumps(given)
     return {"id": f"call-{number}", "type": "function", "function": {"name": name, "arguments": text}}
+
+
+def as_read(sent: dict[str, Any]) -> tuple[str, str, Any]:
+    """A call as a client reads it, however its JSON is written."""
+    return sent["id"], sent["function"]["name"], json.loads(sent["function"]["arguments"])
 
 
 def calling(*calls: Any, content: str | None = None) -> Any:  # noqa: ANN401 -- JSON, a behaviour
@@ -78,7 +83,7 @@ async def streamed(lab: Lab) -> tuple[str, list[dict[str, Any]], list[str | None
         text += choice["delta"].get("content") or ""
         gathering.add(choice["delta"].get("tool_calls") or [])
         reasons.append(choice["finish_reason"])
-    return text, gathering.calls, reasons
+    return text, [as_read(c.to_protocol()) for c in gathering.calls], reasons
 
 
 async def test_a_characters_tools_go_to_the_model_in_place_of_the_clients(lab: Lab) -> None:
@@ -105,7 +110,7 @@ async def test_a_call_reaches_the_client_and_the_log(lab: Lab, tmp_path: Path) -
     (choice,) = reply["choices"]
     assert choice["finish_reason"] == "tool_calls"
     assert choice["message"]["content"] is None
-    assert choice["message"]["tool_calls"] == [call()]
+    assert [as_read(c) for c in choice["message"]["tool_calls"]] == [as_read(call())]
     (turn,) = await lab.rows("turns")
     function = {"name": "generate_image", "arguments": {"prompt": "a star"}}
     assert turn["messages"][-1]["tool_calls"] == [{"type": "function", "function": function}]
@@ -117,7 +122,7 @@ async def test_a_streamed_call_reaches_the_client_and_the_log(lab: Lab) -> None:
     calls = [call(), call({"prompt": "Zoë \u661f"}, number=1)]
     lab.model.behaviour = calling(*calls, content="Look: ")
     text, got, reasons = await streamed(lab)
-    assert (text, got, reasons[-1]) == ("Look: ", calls, "tool_calls")
+    assert (text, got, reasons[-1]) == ("Look: ", [as_read(c) for c in calls], "tool_calls")
     (turn,) = await lab.rows("turns")
     assert [c["function"]["arguments"] for c in turn["messages"][-1]["tool_calls"]] == [
         {"prompt": "a star"},
@@ -132,7 +137,6 @@ async def test_a_streamed_call_reaches_the_client_and_the_log(lab: Lab) -> None:
         {"a": [{"b": ["badword"]}]},
         {"badword": 1},
         '{"prompt": "a \\u0062adword"}',
-        "badword {",
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
@@ -156,33 +160,100 @@ async def test_a_call_that_cannot_be_checked_is_not_shown(moderated: Lab) -> Non
     assert await moderated.kinds() == ["error"]
 
 
-async def test_of_what_a_client_says_was_called_only_the_characters_tools_are_logged(lab: Lab, tmp_path: Path) -> None:
+async def test_what_a_client_says_was_called_is_logged_for_curation_to_judge(lab: Lab, tmp_path: Path) -> None:
     before = [
         {"role": "user", "content": "Show me."},
-        {"role": "assistant", "content": None, "tool_calls": [call(), call(name="launch"), call("no json"), 3]},
+        {"role": "assistant", "content": None, "tool_calls": [call(), call(name="launch"), 3]},
         {"role": "tool", "tool_call_id": "call-0", "content": "done"},
         {"role": "user", "content": "And now?"},
     ]
     await lab.chat({"model": "luna", "messages": before}, headers=routed())
     (turn,) = await lab.rows("turns")
     assert [m["role"] for m in turn["messages"]] == ["user", "assistant", "tool", "user", "assistant"]
-    (kept,) = turn["messages"][1]["tool_calls"]
-    assert kept["function"] == {"name": "generate_image", "arguments": {"prompt": "a star"}}
+    assert [c["function"]["name"] for c in turn["messages"][1]["tool_calls"]] == ["generate_image", "launch"]
     curation_reads(tmp_path, turn)
+
+
+UNREADABLE = ["no json", "[1]", '{"a": NaN}', '{"a": "\\ud800"}', '{"a": ' * 300 + "1" + "}" * 300, "[" * 2000]
+
+
+@pytest.mark.parametrize("arguments", UNREADABLE)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_call_that_cannot_be_read_is_not_shown_where_replies_are_checked(
+    moderated: Lab, arguments: str, stream: bool
+) -> None:
+    moderated.model.behaviour = calling(call(arguments))
+    if stream:
+        text, calls, _ = await streamed(moderated)
+        assert (text, calls) == ("Let's talk about something else.", [])
+    else:
+        _, reply, _ = await moderated.chat(headers=routed())
+        assert reply["choices"][0]["message"] == {"role": "assistant", "content": "Let's talk about something else."}
+    assert await moderated.kinds() == ["error"]
+    assert await moderated.rows("turns") == []
+
+
+@pytest.mark.parametrize("arguments", UNREADABLE)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_conversation_with_such_a_call_is_answered_and_not_logged(
+    lab: Lab, arguments: str, stream: bool
+) -> None:
+    before = [{"role": "user", "content": "Hi"}, {"role": "assistant", "tool_calls": [call(arguments)]}]
+    asked = {"model": "luna", "messages": [*before, {"role": "user", "content": "And?"}], "stream": stream}
+    async with lab.client.post(CHAT, json=asked, headers=routed()) as response:
+        assert response.status == 200
+        if stream:
+            assert (await read_events(response))[-1] == "[DONE]"
+    assert await lab.kinds() == ["message"]
+    assert await lab.rows("turns") == []
+
+
+async def test_what_was_checked_is_what_goes_out(moderated: Lab) -> None:
+    """Of a key that comes twice the first one is not seen, so it must not be sent either."""
+    moderated.model.behaviour = calling(call('{"prompt": "badword", "prompt": "a star"}'))
+    _, reply, _ = await moderated.chat(headers=routed())
+    (sent,) = reply["choices"][0]["message"]["tool_calls"]
+    assert sent["function"]["arguments"] == '{"prompt":"a star"}'
+
+
+@pytest.mark.parametrize("change", [{"name": "badword"}, {"number": "badword"}])
+async def test_names_and_ids_are_checked_too(moderated: Lab, change: dict[str, Any]) -> None:
+    moderated.model.behaviour = calling(call(**change))
+    _, reply, _ = await moderated.chat(headers=routed())
+    assert "tool_calls" not in reply["choices"][0]["message"]
+
+
+async def test_what_a_client_puts_into_calls_is_checked_and_counts(moderated: Lab) -> None:
+    for arguments, status, event in (({"a": "badword"}, 200, "blocked_prompt"), ({"a": "x" * 200_000}, 413, None)):
+        called = {"role": "assistant", "tool_calls": [call(arguments)]}
+        asked = [{"role": "user", "content": "Hi"}, called, {"role": "tool", "content": "done"}]
+        got, _, _ = await moderated.chat({"model": "luna", "messages": asked}, headers=routed())
+        assert got == status
+        if event is not None:
+            assert await moderated.kinds() == [event]
+
+
+async def test_nothing_of_the_clients_tools_is_left_beside_the_characters(lab: Lab) -> None:
+    own = {"tool_choice": {"type": "function", "function": {"name": "launch"}}, "functions": [{"name": "launch"}]}
+    await lab.chat(asking(**own, function_call="auto", parallel_tool_calls=False))
+    assert set(lab.model.seen[0]) == {"model", "messages", "tools"}
 
 
 def test_what_is_no_call_is_left_out() -> None:
     functions: list[Any] = [3, {"name": "", "arguments": "{}"}, {"name": "x"}, {"name": "x", "arguments": {}}]
     nonsense = [None, 3, {}, *({"function": function} for function in functions)]
     assert calls_in(nonsense) == calls_in(None) == calls_in({}) == []
-    (named,) = calls_in([{"function": {"name": "x", "arguments": "{}"}, "more": 1}])
-    assert named["id"].startswith("call-")
+    (named,) = calls_in([{"id": 3, "function": {"name": "x", "arguments": "{}"}, "more": 1}])
+    assert named.to_protocol()["id"].startswith("call-")
     gathering = Gathering()
     gathering.add([None, {"index": True}, {"index": "0"}, {"index": 0}, {"index": 1, "function": {"arguments": "{}"}}])
+    gathering.add([{"index": 2, "id": 7, "function": 3}])
     assert gathering.calls == []
-    assert logged([call([1]), call("{")], {"generate_image"}) == {}
+    assert logged([]) == {}
 
 
-def test_however_deep_the_arguments_go() -> None:
-    deep = "[" * 500 + '"badword"' + "]" * 500
-    assert "badword" in set(Said("", [call(deep)]).texts())
+def test_every_text_in_the_arguments_is_looked_at() -> None:
+    said = Said("a", calls_in([call({"b": ["c", {"d": 1, "e": None}], "f": True}, name="g", number=0)]))
+    assert set(said.texts()) == {"a", "g", "call-0", "b", "c", "d", "e", "f"}
+    assert said.readable
+    assert not Said("", calls_in([call("{")])).readable

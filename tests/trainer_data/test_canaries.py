@@ -95,13 +95,14 @@ def test_no_canary_reaches_an_artefact_or_a_log(
     preferences = bench.input("preferences", bench.data(f"pairs-{mode}", pairs))
     fixes = bench.input("sft-data", bench.data(f"fixes-{mode}", own))
     train = {"batchSize": 8, "maxLength": 96, "maxSteps": 2, "saveSteps": 1, "screening": screening}
-    done("reward-model", [policy, preferences], **train)
-    tuned = done("dpo", [policy, preferences], **train)
     counted = "dropped-privacy" if mode == "Drop" else "redacted-privacy"
-    assert bench.manifest(tuned).counts[counted] >= 3 * len(CANARIES)
+    for stage in ("reward-model", "dpo"):
+        screened = bench.manifest(done(stage, [policy, preferences], **train)).counts
+        assert screened[counted] == 3 * len(CANARIES), stage
     short = {"maxNewTokens": 8, "maxPromptTokens": 64, "batchSize": 16}
     sampled = done("rejection-sample", [prompts, policy, reward], **short, samplesPerPrompt=2, maxPrompts=40)
     trained = done("sft", [policy, output("accepted", sampled, "accepted"), fixes], **train)
+    assert bench.manifest(trained).counts[counted] >= 4 * len(CANARIES)
     candidate = bench.input("policy", bench.model(trained))
     baseline = bench.input("baseline", "pvc://lab/models/one")
     judged = output("evaluation", curated, "evaluation")

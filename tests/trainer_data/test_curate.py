@@ -114,6 +114,7 @@ def test_each_filter_counts_what_it_drops_and_order_decides(bench: Workbench) ->
 def test_a_call_of_the_characters_own_tool_stays(bench: Workbench) -> None:
     tool = {"name": "draw", "description": "Draws."}
     rows = [calling(n) | {"character": "captain"} for n in range(10)] + [calling(n) for n in range(10, 20)]
+    rows[0]["messages"][1]["tool_calls"][0]["function"]["arguments"] = {"what": "no such parameter"}
     path = bench.spec("curate", [bench.input("traffic", bench.data("traffic", rows))], **NO_FILTERS)
     spec = json.loads(path.read_text())
     spec["characters"] = [{"name": "captain", "systemPrompt": "You are the captain.", "tools": [tool]}]
@@ -123,7 +124,7 @@ def test_a_call_of_the_characters_own_tool_stays(bench: Workbench) -> None:
             patch.setenv(name, value)
         assert run_stage(Stage.CURATE, path) == 0
     result = bench.result()
-    assert bench.manifest(result).counts["droppedForeignCall"] == 10
+    assert bench.manifest(result).counts["droppedForeignCall"] == 11
     kept = [*left(bench, result, "prompts"), *left(bench, result, "evaluation")]
     assert {r.character for r in kept} == {"captain"}
     assert all(r.messages[1]["tool_calls"] for r in kept)

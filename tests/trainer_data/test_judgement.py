@@ -37,7 +37,7 @@ def model(name: str, kl: float = 0.0, reply: str = "a b c", rows: int = COUNT) -
     return Answers(name, list(range(rows)), [reply] * rows, own, likely(20), likely(5 + 10 * kl, rows))
 
 
-def measured(cast: Cast, rewards: dict[str, float], preferred: Any = None) -> Measured:  # noqa: ANN401 -- an array
+def measured(cast: Cast, rewards: dict[str, float], **preferred: Any) -> Measured:  # noqa: ANN401 -- an array by rival
     scores = {each.name: np.full(len(each.rows), rewards[each.name]) for each in cast.distinct()}
     judgement = Judgement(ROWS, cast, scores, {"taste": scores}, [row.user for row in ROWS], preferred)
     return measure(judgement, EvaluateParams(bootstrap_samples=100), StyleParams(), 0)
@@ -77,11 +77,21 @@ def test_a_second_judge_and_how_often_the_two_contradict_each_other() -> None:
     # The pointwise reward sees a win everywhere; the pairwise judge in the user's half only, and a tie at one prompt.
     preferred = np.array([0.2, 0.9] * (COUNT // 2))
     preferred[0] = 0.5
-    found = measured(cast, rewards, preferred).metrics
+    found = measured(cast, rewards, parent=preferred).metrics
     assert found[Metric.PAIRWISE_WIN_RATE_USER].value == 1
     assert found[Metric.PAIRWISE_WIN_RATE_INTERNAL].value == pytest.approx(0.5 / 20)
     assert found[Metric.PAIRWISE_WIN_RATE].value == pytest.approx((1 + 0.5 / 20) / 2)
+    assert found[Metric.PAIRWISE_WIN_RATE_GAP].value == pytest.approx(1 - 0.5 / 20)
+    assert found[Metric.PAIRWISE_WIN_RATE_PARENT] == found[Metric.PAIRWISE_WIN_RATE]
     assert found[Metric.PAIRWISE_DISAGREEMENT].value == pytest.approx(19.5 / 40)
+
+
+def test_the_second_judge_too_looks_at_the_parent_beside_production() -> None:
+    cast = Cast(BEST, model("baseline", 0.2), PARENT, [])
+    preferred = {"baseline": np.full(COUNT, 0.9), "parent": np.full(COUNT, 0.1)}
+    found = measured(cast, {"policy": 1, "baseline": 2, "parent": 0}, **preferred).metrics
+    assert found[Metric.PAIRWISE_WIN_RATE].value == 1
+    assert found[Metric.PAIRWISE_WIN_RATE_PARENT].value == 0
 
 
 def test_a_jump_is_named_in_the_sentence() -> None:

@@ -204,3 +204,27 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     latin.write_bytes(json.dumps(TRAFFIC).encode() + b"\n\xe9\n")
     with pytest.raises(DataError, match=r"t\.jsonl, line 2 is not UTF-8; save the file as UTF-8$"):
         rows.read_traffic(latin)
+
+
+def test_parquet_gives_every_message_every_field_and_nulls_are_absent(tmp_path: Path) -> None:
+    call = {"type": "function", "function": {"name": "draw", "arguments": {"prompt": "a ship"}}}
+    other = {"type": "function", "function": {"name": "draw", "arguments": {"size": 3}}}
+    said = [
+        {"role": "user", "content": "Show me."},
+        {"role": "assistant", "content": "Here.", "tool_calls": [call]},
+        {"role": "assistant", "content": "There.", "tool_calls": [other]},
+    ]
+    table = pa.Table.from_pylist([{"conversation": "c", "user": "u", "origin": "User", "messages": said}])
+    pq.write_table(table, tmp_path / "rows.parquet")
+    (found,) = rows.read_traffic(tmp_path / "rows.parquet")
+    assert found.messages == said
+
+
+def test_names_and_numbers_in_calls_are_texts_too() -> None:
+    function = {"name": "draw", "arguments": {"a@example.org": {"n": [4111, True, None, 1.5]}}}
+    message: rows.Message = {
+        "role": "assistant",
+        "content": "hi",
+        "tool_calls": [{"type": "function", "function": function}],
+    }
+    assert [*rows.texts_of(message)] == ["hi", "draw", "a@example.org", "n", "4111", "1.5"]

@@ -1,5 +1,6 @@
 """What may not be trained on of data that does not come through curation: preferences, SFT data, a signal's traffic."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,8 +12,8 @@ from flywheel_contract.stages import Role
 from flywheel_trainer.artifacts import Store
 from flywheel_trainer.context import StageContext
 from flywheel_trainer.data.rows import Conversation, Preference, read_preferences, read_traffic
-from flywheel_trainer.data.screening import Screen
-from flywheel_trainer.errors import DataError, SpecError
+from flywheel_trainer.data.screening import MOMENT_FILE, Moment, Screen
+from flywheel_trainer.errors import DataError, SpecError, StageError
 from tests.trainer_data.test_curate import row
 from tests.trainer_data.test_retention import leave
 from tests.trainer_data.workbench import Workbench
@@ -63,6 +64,43 @@ def test_an_erasure_from_the_lineages_own_log_reaches_data_that_lies_elsewhere(b
     leave(bench, "out/luna/traffic/erasures", "u1")
     left, screen = screened(context(bench, [row(1, "hi", "ho"), row(2, "hi", "ho")]))
     assert ([r.user for r in left], screen.counts["dropped-erased"]) == (["u2"], 1)
+
+
+def test_every_process_and_attempt_compares_with_the_same(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [row(1, "hi", "ho", retain_until="2999-01-01T00:00:00Z"), row(2, "hi", "ho"), row(3, "hi", "ho")]
+    ctx = context(bench, rows)
+    assert len(screened(ctx)[0]) == 3
+    moment = Moment.model_validate_json((ctx.checkpoints() / MOMENT_FILE).read_bytes())
+    leave(bench, "data/erasures", "u2")
+    assert len(screened(ctx)[0]) == 3, "it was looked at once"
+    later = moment.model_copy(update={"now": moment.now.replace(year=3000), "erasures": {"u3": moment.now}})
+    (ctx.checkpoints() / MOMENT_FILE).write_text(later.model_dump_json(), encoding="utf-8")
+    monkeypatch.setenv("RANK", "1")
+    assert [r.user for r in screened(ctx)[0]] == ["u2"]
+
+
+def test_a_process_waits_for_the_first_one(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr("flywheel_trainer.data.screening._WAIT_SECONDS", 0.3)
+    with pytest.raises(StageError, match="the first process did not leave"):
+        screened(context(bench, [row(1, "hi", "ho")]))
+
+
+def test_a_conversation_in_a_log_goes_as_a_whole(bench: Workbench) -> None:
+    """Otherwise the turn before the identifier would look like the last one: as if the user had left there."""
+    said = ["hi", "ho", "and", "so", f"I am {MAIL}", "I see"]
+    turns = [row(1, *said[: 2 * n], time=f"2026-06-01T00:0{n}:00Z") for n in (1, 2, 3)]
+    ctx = context(bench, [*turns, row(2, "hi", "ho")])
+    source, screen = ctx.input(Role.SFT_DATA), Screen(ctx)
+    assert [r.user for r in screen(read_traffic(source.path), source, whole=True)] == ["u2"]
+    assert screen.counts["dropped-privacy"] == 3
+    assert len(screened(ctx)[0]) == 3, "rows that a person gave are looked at one by one"
+
+
+def test_what_is_not_trained_on_is_not_looked_at(bench: Workbench) -> None:
+    ctx = context(bench, [row(1, "hi", MAIL)])
+    unused = replace(ctx.input(Role.SFT_DATA), spec=ctx.spec.inputs[0].model_copy(update={"weight": 0.0}))
+    assert len(Screen(ctx)(read_traffic(unused.path), unused)) == 1
 
 
 def test_filters_that_are_off_drop_nothing(bench: Workbench) -> None:

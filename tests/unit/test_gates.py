@@ -159,7 +159,9 @@ def test_border_cases_of_the_guard(user: float, internal: float, stopped_by: set
     [
         (Metric.STYLE_JUMPS, 1, "style-jumps"),
         (Metric.KL_WITHOUT_REWARD, 0.0501, "kl-without-reward"),
-        (Metric.PAIRWISE_WIN_RATE, 0.6501, "pairwise-ceiling"),
+        (Metric.PAIRWISE_WIN_RATE_USER, 0.6501, "pairwise-ceiling-user"),
+        (Metric.PAIRWISE_WIN_RATE_INTERNAL, 0.6501, "pairwise-ceiling-internal"),
+        (Metric.PAIRWISE_WIN_RATE_GAP, 0.1001, "pairwise-gap"),
         (Metric.PAIRWISE_DISAGREEMENT, 0.4001, "pairwise-disagreement"),
         (Metric.JUDGE_AGREEMENT, 0.39, "judge-agreement"),
         (Metric.BENCHMARK_CHANGE, -0.0301, "benchmarks"),
@@ -171,7 +173,9 @@ def test_what_an_evaluation_asks_for_has_gates_of_its_own(metric: Metric, value:
     )
     rules = generation_gates(asks)
     whole = HEALTHY | {
-        Metric.PAIRWISE_WIN_RATE: measured(0.6, 0.55, 0.65),
+        Metric.PAIRWISE_WIN_RATE_USER: measured(0.6),
+        Metric.PAIRWISE_WIN_RATE_INTERNAL: measured(0.58),
+        Metric.PAIRWISE_WIN_RATE_GAP: measured(0.02),
         Metric.PAIRWISE_DISAGREEMENT: measured(0.3),
         Metric.JUDGE_AGREEMENT: measured(0.4, n=48),
         Metric.BENCHMARK_CHANGE: measured(-0.03),

@@ -23,9 +23,9 @@ def conversations(ctx: StageContext, role: Role) -> list[Conversation]:
 
 
 def screened_traffic(ctx: StageContext, screen: Screen) -> list[Conversation]:
-    """All traffic that has not come through curation, without what may not be trained on."""
+    """All traffic that has not come through curation, without conversations that may not be trained on."""
     inputs = ctx.inputs(Role.TRAFFIC)
-    return [row for i in inputs for row in share(ctx, screen(read_traffic(i.path, i.origin), i), i.weight)]
+    return [row for i in inputs for row in share(ctx, screen(read_traffic(i.path, i.origin), i, whole=True), i.weight)]
 
 
 def screened_preferences(ctx: StageContext, screen: Screen) -> list[Preference]:

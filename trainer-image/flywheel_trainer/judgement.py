@@ -27,6 +27,7 @@ _PAIRWISE: Final = {
     Metric.WIN_RATE: Metric.PAIRWISE_WIN_RATE,
     Metric.WIN_RATE_INTERNAL: Metric.PAIRWISE_WIN_RATE_INTERNAL,
     Metric.WIN_RATE_USER: Metric.PAIRWISE_WIN_RATE_USER,
+    Metric.WIN_RATE_GAP: Metric.PAIRWISE_WIN_RATE_GAP,
 }
 _STYLE: Final = (
     (Metric.LIST_RATE, Metric.LIST_RATE_INCREASE, style.has_list),
@@ -43,7 +44,8 @@ class Judgement:
     """What models said to the same prompts, and what it was worth.
 
     `rewards` and each of `by_reward_model` are by the name of the model that replied, in the order of its rows.
-    `preferred` is the pairwise judge's probability that the candidate's reply is better than the baseline's.
+    `preferred` is, by the rival's name (baseline, parent), the pairwise judge's probability that the candidate's reply
+    is better than the rival's; empty where no such judge was asked.
     `further` are measurements that do not come from rewards (judge, benchmarks), with their part of the report.
     """
 
@@ -52,7 +54,7 @@ class Judgement:
     rewards: Mapping[str, NDArray[np.float64]]
     by_reward_model: dict[str, Mapping[str, NDArray[np.float64]]]
     general_users: list[str]
-    preferred: NDArray[np.float64] | None = None
+    preferred: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     further: dict[Metric, Measurement] = field(default_factory=dict)
     further_report: dict[str, Any] = field(default_factory=dict)
 
@@ -171,14 +173,17 @@ def _pairwise(judgement: Judgement, wins: NDArray[np.float64], bootstrap: Bootst
 
     A contradiction is a win for one and a loss for the other; a tie of either counts half of one.
     """
-    if judgement.preferred is None:
+    if not judgement.preferred:
         return {}
-    theirs = intervals.wins(judgement.preferred, np.full(len(wins), 0.5))
-    rates = win_rates(judgement.rows, theirs, bootstrap)
+    cast = judgement.cast
+    theirs = {name: intervals.wins(sure, np.full(len(wins), 0.5)) for name, sure in judgement.preferred.items()}
+    rates = win_rates(judgement.rows, theirs[cast.baseline.name], bootstrap)
+    over_parent = win_rates(judgement.rows, theirs[cast.parent.name], bootstrap)
     users = [row.user for row in judgement.rows]
-    apart = bootstrap.mean(users, np.abs(wins - theirs))
+    apart = bootstrap.mean(users, np.abs(wins - theirs[cast.baseline.name]))
     return {
-        **{_PAIRWISE[name]: rate for name, rate in rates.items() if name in _PAIRWISE},
+        **{_PAIRWISE[name]: rate for name, rate in rates.items()},
+        Metric.PAIRWISE_WIN_RATE_PARENT: over_parent[Metric.WIN_RATE],
         Metric.PAIRWISE_DISAGREEMENT: bootstrap.measured(apart),
     }
 

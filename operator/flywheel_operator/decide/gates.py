@@ -36,8 +36,10 @@ JUDGE_GATES: Final = (
 """Added where a judge is asked: one that does not agree with people measures nothing."""
 
 PAIRWISE_GATES: Final = (
-    # Two views of one policy: the ceiling holds for both, and they must not contradict each other on most prompts.
-    GateRule(name="pairwise-ceiling", metric=Metric.PAIRWISE_WIN_RATE, max=0.65, compare="Estimate"),
+    # Two views of one policy: the guard holds for both, and they must not contradict each other on most prompts.
+    GateRule(name="pairwise-ceiling-user", metric=Metric.PAIRWISE_WIN_RATE_USER, max=0.65, compare="Estimate"),
+    GateRule(name="pairwise-ceiling-internal", metric=Metric.PAIRWISE_WIN_RATE_INTERNAL, max=0.65, compare="Estimate"),
+    GateRule(name="pairwise-gap", metric=Metric.PAIRWISE_WIN_RATE_GAP, max=0.10, compare="Estimate"),
     GateRule(name="pairwise-disagreement", metric=Metric.PAIRWISE_DISAGREEMENT, max=0.4, compare="Estimate"),
 )
 """Added where a pairwise reward model judges."""

@@ -51,7 +51,7 @@ _FIXES: Final = {
     EARLIER: "were earlier turns of a conversation that is there in full",
     NO_REPLY: "had no reply of the character",
     SHARED: "belonged to several users",
-    FOREIGN_CALL: "called a tool that their character does not have",
+    FOREIGN_CALL: "called what their character has no tool for",
     CONSENT: "must not be trained on",
     PRIVACY: "held personal identifiers",
     SAFETY: "were unsafe",

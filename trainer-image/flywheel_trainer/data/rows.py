@@ -107,20 +107,27 @@ class Conversation(Row):
 
 
 def texts_of(message: Message) -> Iterator[str]:
-    """Every text of a message: what it says, and what the arguments of its tool calls say."""
-    yield from texts_in({key: value for key, value in message.items() if key != "role"})
+    """Every text of a message: what it says, and what its tool calls say, also in names and numbers."""
+    yield message["content"]
+    for call in message.get("tool_calls", []):
+        yield call["function"]["name"]
+        yield from texts_in(call["function"]["arguments"], names=True)
 
 
-def texts_in(value: Any) -> Iterator[str]:  # noqa: ANN401 -- any JSON value
-    """Every text in a JSON value, however deep."""
+def texts_in(value: Any, *, names: bool = False) -> Iterator[str]:  # noqa: ANN401 -- any JSON value
+    """Every text in a JSON value, however deep; with `names` also the names of fields, and numbers as text."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        for inner in value.values():
-            yield from texts_in(inner)
+        for name, inner in value.items():
+            if names:
+                yield str(name)
+            yield from texts_in(inner, names=names)
     elif isinstance(value, list):
         for inner in value:
-            yield from texts_in(inner)
+            yield from texts_in(inner, names=names)
+    elif names and isinstance(value, int | float) and not isinstance(value, bool):
+        yield str(value)
 
 
 def prompt_text(row: Conversation) -> str:
@@ -245,13 +252,11 @@ def _check_calls(place: str, message: Mapping[str, Any]) -> None:
             )
 
 
-def _without_nulls(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Parquet has every column in every row, null where a row has none: a null field is an absent one."""
-    return {
-        key: {k: v for k, v in item.items() if v is not None} if isinstance(item, Mapping) else item
-        for key, item in value.items()
-        if item is not None
-    }
+def _without_nulls(value: Any) -> Any:  # noqa: ANN401 -- any JSON value
+    """Parquet has every column in every row, null where a row has none: a null field is an absent one, however deep."""
+    if isinstance(value, Mapping):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _quoted(value: object) -> str:

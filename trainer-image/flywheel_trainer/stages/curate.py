@@ -143,13 +143,14 @@ def _belongs_to_one_user(curation: Curation, _params: CurateParams, _seed: int) 
 
 def _without_foreign_calls(curation: Curation, _params: CurateParams, _seed: int) -> None:
     """A character may have lost a tool since; and a client can have said anything before the last reply."""
-    tools = {c.name: {tool.name for tool in c.tools} for c in curation.ctx.spec.characters}
-    kept = [row for row in curation.rows if _called(row) <= tools.get(row.character or "", set())]
-    curation.keep(kept, FOREIGN_CALL)
+    tools = {(c.name, tool.name): tool for c in curation.ctx.spec.characters for tool in c.tools}
 
+    def fits(row: Conversation) -> bool:
+        calls = (call["function"] for message in row.messages for call in message.get("tool_calls", []))
+        found = ((tools.get((row.character or "", call["name"])), call["arguments"]) for call in calls)
+        return all(tool is not None and tool.takes(arguments) for tool, arguments in found)
 
-def _called(row: Conversation) -> set[str]:
-    return {call["function"]["name"] for message in row.messages for call in message.get("tool_calls", [])}
+    curation.keep([row for row in curation.rows if fits(row)], FOREIGN_CALL)
 
 
 def _consent(curation: Curation, params: CurateParams, _seed: int) -> None:

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, Features, Json, Value
 from transformers import PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
 
@@ -25,6 +25,8 @@ from flywheel_trainer.prompts import split_tools
 
 REPORT_FILE = "preferences.json"
 """Below `logs/`: accuracy and margin of each source and origin."""
+_COLUMNS = Features(prompt=Json(), chosen=Json(), rejected=Json(), tools=Value("string"))
+"""Messages as JSON: Arrow would unite the arguments of all calls into one structure, or refuse them."""
 
 
 def run(ctx: StageContext) -> StageOutcome:
@@ -44,7 +46,7 @@ def run(ctx: StageContext) -> StageOutcome:
             loss_type=[params.loss_type],
             precompute_ref_log_probs=params.reference == "Precomputed",
         ),
-        train_dataset=Dataset.from_list([_for_trl(pair) for pair in pairs]),
+        train_dataset=Dataset.from_list([_for_trl(pair) for pair in pairs], _COLUMNS),
         processing_class=start.tokenizer,
         peft_config=training.lora(params, "CAUSAL_LM"),
     )

@@ -113,14 +113,19 @@ def _score(ctx: StageContext, rows: list[Conversation], cast: Cast) -> tuple[_Re
     return total, by_model
 
 
-def _preferred(ctx: StageContext, rows: list[Conversation], cast: Cast) -> NDArray[np.float64] | None:
-    """How probably the candidate's reply is the better one, by the pairwise judge; None where the spec names none."""
+def _preferred(ctx: StageContext, rows: list[Conversation], cast: Cast) -> _Rewards:
+    """How probably the candidate's reply is better than each rival's, by the pairwise judge; empty without one."""
     params = ctx.spec.params
     judge = pairwise_of(ctx, params.precision)
     if judge is None:
-        return None
+        return {}
     ctx.progress(message="asking the pairwise judge")
-    return judge.preference(prompts(ctx, rows), cast.candidate.replies, cast.baseline.replies, params.batch_size)
+    asked = prompts(ctx, rows)
+    rivals = {rival.name: rival.replies for rival in (cast.baseline, cast.parent)}
+    return {
+        name: judge.preference(asked, cast.candidate.replies, replies, params.batch_size)
+        for name, replies in rivals.items()
+    }
 
 
 def _asked_for(

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, Features, Json
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase, TrainerState
 
@@ -60,7 +60,7 @@ def run(ctx: StageContext) -> StageOutcome:
     learner = rl_trainers.Learner(
         start,
         trainer_tokenizer(start.tokenizer, ctx.spec.characters),
-        Dataset.from_list([{"prompt": split_tools(prompt)[0]} for prompt in prompts]),
+        Dataset.from_list([{"prompt": split_tools(prompt)[0]} for prompt in prompts], Features(prompt=Json())),
         reward_function(composite, params),
     )
     trainer = rl_trainers.build(ctx, args, params, learner, mode)

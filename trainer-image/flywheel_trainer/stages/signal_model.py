@@ -95,7 +95,7 @@ def _split(ctx: StageContext, tokenizer: PreTrainedTokenizerBase) -> tuple[list[
         raise TypeError("a model of a user signal was asked for without a signal")
     screen = Screen(ctx)
     found, counts = examples(screened_traffic(ctx, screen), params.signal)
-    counts |= screen.counts
+    counts.update(screen.counts)
     fitted: list[Reply] = []
     measured: list[Reply] = []
     for example in found:
