@@ -19,7 +19,8 @@ from flywheel_operator.kube.observe import Observer
 from flywheel_operator.kube.progress import Scraper
 from flywheel_operator.kube.resources import GENERATION, JOB, POD, Raw
 from flywheel_operator.manifests.server import public_service
-from flywheel_operator.manifests.stage import StageOwner, peers
+from flywheel_operator.manifests.stage import peers
+from flywheel_operator.manifests.stage_owner import StageOwner
 from flywheel_operator.model.names import snapshot_name
 from flywheel_operator.model.observed import JobState, JobView, ObservedGeneration, Settings
 from flywheel_operator.model.production import ProductionRecord

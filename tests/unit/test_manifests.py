@@ -15,7 +15,8 @@ from flywheel_contract.stages import Role, Stage
 from flywheel_operator.manifests.common import labels, resources, volumes
 from flywheel_operator.manifests.server import DRAIN_PAUSE_SECONDS, public_service, server
 from flywheel_operator.manifests.snapshot import snapshot_config_map
-from flywheel_operator.manifests.stage import StageOwner, config_map, config_map_name, job, job_name, peers, peers_name
+from flywheel_operator.manifests.stage import config_map, config_map_name, job, job_name, peers, peers_name
+from flywheel_operator.manifests.stage_owner import StageOwner
 from flywheel_operator.model.names import ANNOTATION_PRODUCTION, bounded_name, server_name, snapshot_name
 from flywheel_operator.model.objects import Metadata
 from flywheel_operator.model.production import ProductionRecord

@@ -10,7 +10,8 @@ from flywheel_contract.progress import Progress
 from flywheel_contract.stage_result import Reason, StageResult
 from flywheel_contract.stage_spec import Input, ResolveSpec, SftSpec, StageSpec, stage_uri
 from flywheel_contract.stages import Role, Stage
-from flywheel_operator.manifests.stage import StageOwner, job_name
+from flywheel_operator.manifests.stage import job_name
+from flywheel_operator.manifests.stage_owner import StageOwner
 from flywheel_operator.model.common import RetryPolicy
 from flywheel_operator.model.objects import Metadata
 from flywheel_operator.model.observed import JobState, JobView

@@ -104,6 +104,7 @@ class World:
     ready: dict[str, int] = field(default_factory=dict)
     services: dict[str, Manifest] = field(default_factory=dict)
     taken: bool = False
+    kuberay: bool = True
     version: int = 0
     done: dict[str, StageResult] = field(default_factory=dict)
     tests: dict[str, ABTest] = field(default_factory=dict)
@@ -157,7 +158,12 @@ class World:
             else Production(record, self.services[me.spec.lineage]["metadata"]["resourceVersion"]),
             service_taken=self.taken and record is None,
             tests=self.tests,
+            ray_clusters=self.ray_clusters if self.kuberay else None,
         )
+
+    @property
+    def ray_clusters(self) -> frozenset[str]:
+        return frozenset(name for name, child in self.children.items() if child["kind"] == "RayCluster")
 
     def observe_reward_model(self, name: str) -> ObservedRewardModel:
         me = self.reward_model(name)
@@ -390,7 +396,7 @@ class World:
             if ref.name in self.jobs:
                 job = self.jobs[ref.name]
                 job.view = JobView(ref.name, JobState.DELETING)
-        elif ref.kind == "ConfigMap":
+        elif ref.kind in ("ConfigMap", "RayCluster"):
             self.children.pop(ref.name, None)
         else:
             manifest = self.deployments.pop(ref.name, None)

@@ -103,6 +103,10 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 - apiGroups: [kueue.x-k8s.io]
   resources: [workloads]
   verbs: [list]
+# A Ray cluster for curation, where a Generation asks for one. Without KubeRay the rule speaks of nothing.
+- apiGroups: [ray.io]
+  resources: [rayclusters]
+  verbs: [get, list, create, delete]
 # Is the namespace itself being deleted? Then nothing is kept from it.
 - apiGroups: [""]
   resources: [namespaces]

@@ -19,6 +19,7 @@ from flywheel_operator.kube.resources import (
     JOB,
     NAMESPACE,
     POD,
+    RAY_CLUSTER,
     REWARD_MODEL,
     SERVICE,
     WORKLOAD,
@@ -81,11 +82,12 @@ class Observer:
             self._snapshot(generation),
             self._jobs(GENERATION, namespace, name, metadata.uid),
         )
-        server_views, service, terminating, tests = await asyncio.gather(
+        server_views, service, terminating, tests, ray_clusters = await asyncio.gather(
             self._servers(namespace, spec.lineage, pods),
             self._production(namespace, spec.lineage),
             self._namespace_terminating(metadata),
             self._tests(namespace, spec.lineage),
+            self._ray_clusters(generation),
         )
         return ObservedGeneration(
             generation=generation,
@@ -100,6 +102,7 @@ class Observer:
             production=service if isinstance(service, Production) else None,
             service_taken=service is False,
             tests=tests,
+            ray_clusters=ray_clusters,
             namespace_terminating=terminating,
         )
 
@@ -204,6 +207,17 @@ class Observer:
         if view.state is JobState.RUNNING and view.exit_code is None and address:
             return dataclasses.replace(view, progress=await self._scraper.scrape(address))
         return view
+
+    async def _ray_clusters(self, own: Generation) -> frozenset[str] | None:
+        """Looked for only where one is asked for; None: KubeRay is not installed."""
+        if own.spec.curation.ray is None:
+            return frozenset()
+        labels = selector({LABEL_OWNER_KIND: GENERATION.kind, LABEL_OWNER: own.metadata.name})
+        try:
+            found = await self._api.list(RAY_CLUSTER, own.metadata.namespace, labels)
+        except NotFoundError:
+            return None
+        return frozenset(raw["metadata"]["name"] for raw in found if not raw["metadata"].get("deletionTimestamp"))
 
     async def _workload(self, job: Raw) -> Raw | None:
         """What Kueue says of a Job that it holds back. Only a sentence for people hangs on it."""

@@ -43,6 +43,7 @@ SECRET: Final = Kind("v1", "Secret", "secrets")
 """Created where absent; never read, listed or watched: the operator is not allowed to."""
 NAMESPACE: Final = Kind("v1", "Namespace", "namespaces")
 LEASE: Final = Kind("coordination.k8s.io/v1", "Lease", "leases")
+RAY_CLUSTER: Final = Kind("ray.io/v1", "RayCluster", "rayclusters")
 WORKLOAD: Final = Kind("kueue.x-k8s.io/v1beta1", "Workload", "workloads")
 
 OWN: Final = {kind.kind: kind for kind in (GENERATION, REWARD_MODEL, ABTEST)}
@@ -51,7 +52,8 @@ CHILDREN: Final = (JOB, POD, DEPLOYMENT, SERVICE, CONFIG_MAP)
 """The kinds of what we create, watched by label."""
 
 _BY_TYPE: Final = {
-    (kind.api_version, kind.kind): kind for kind in (*OWN.values(), *CHILDREN, PDB, SECRET, EVENT, NAMESPACE, LEASE)
+    (kind.api_version, kind.kind): kind
+    for kind in (*OWN.values(), *CHILDREN, RAY_CLUSTER, PDB, SECRET, EVENT, NAMESPACE, LEASE)
 }
 
 

@@ -1,7 +1,6 @@
 """A stage's ConfigMap and Job."""
 
 import json
-from dataclasses import dataclass
 from typing import Final
 
 from flywheel_contract.exit_codes import USER_MISTAKES
@@ -17,6 +16,8 @@ from flywheel_contract.stage_spec import StageSpec, inputs_digest
 from flywheel_contract.stages import Stage
 from flywheel_contract.uris import claim_of
 from flywheel_operator.manifests.common import Manifest, labels, owner_reference, pod_spec, resources, volumes
+from flywheel_operator.manifests.ray import ray_environment
+from flywheel_operator.manifests.stage_owner import StageOwner
 from flywheel_operator.model.names import LABEL_QUEUE, LABEL_STAGE, NAME_LIMIT, bounded_name
 from flywheel_operator.model.objects import Metadata
 from flywheel_operator.model.runtime import EmptyDir, EnvVar, PodTemplate, PodVolume, Runtime
@@ -27,18 +28,6 @@ JOB_NAME_LIMIT: Final = NAME_LIMIT - len(PEERS) - 1
 """So that the name of its headless Service, and of its last pod (`-63`), are DNS labels too."""
 FINISHED_JOB_TTL_SECONDS: Final = 86400
 """Finished Jobs stay a day for their logs; their outcome has long been in status."""
-
-
-@dataclass(frozen=True, slots=True)
-class StageOwner:
-    """Whose stage it is and how its pods run."""
-
-    kind: str
-    metadata: Metadata
-    lineage: str | None
-    runtime: Runtime
-    image: str
-    pull_secrets: tuple[str, ...] = ()
 
 
 def config_map_name(owner: Metadata, stage: Stage, digest: str) -> str:
@@ -94,6 +83,8 @@ def job(owner: StageOwner, spec: StageSpec, attempt: int) -> Manifest:
         told = {NODES_VARIABLE: str(runtime.nodes), MASTER_VARIABLE: first}
         env = [*runtime.env, *(EnvVar(name=key, value=value) for key, value in told.items())]
         runtime = runtime.model_copy(update={"env": env})
+    if owner.ray is not None and spec.stage is Stage.CURATE:
+        runtime = runtime.model_copy(update={"env": [*runtime.env, *ray_environment(owner.metadata, name, owner.ray)]})
     marks = _labels(owner, spec.stage)
     queue = {LABEL_QUEUE: owner.runtime.queue_name} if owner.runtime.queue_name else {}
     return {

@@ -21,6 +21,7 @@ from flywheel_contract.stages import Stage
 from flywheel_operator.model.abtest import ABTestTemplate
 from flywheel_operator.model.common import SHARED_ARTIFACTS, DataSource, GatesSpec, RunSpec, SafeUri, SourceName
 from flywheel_operator.model.rules import cel, frozen_rules, unique_list, validations
+from flywheel_operator.model.runtime import RaySpec
 from flywheel_operator.model.serving import TOOLS_NEED_A_PARSER, CharacterSpec, ServingSpec
 
 RECIPE_FIELDS: dict[Stage, str] = {
@@ -132,9 +133,26 @@ class SafetySpec(SafetyParams):
 class CurationSpec(CurateParams):
     """Which conversations are used."""
 
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            cel(
+                "!has(self.ray) || ((!has(self.safety.model) || self.safety.model.startsWith('pvc://')) && "
+                "(!has(self.diversity) || !has(self.diversity.embeddingModel) || "
+                "self.diversity.embeddingModel.startsWith('pvc://')))",
+                "workers of a Ray cluster read models from claims: put safety.model and diversity.embeddingModel onto "
+                "one (pvc://), or take ray away",
+                ".ray",
+            )
+        )
+    )
     safety: SafetySpec = Field(default_factory=SafetySpec, description="The safety filter.")
     diversity: DiversitySpec | None = Field(
         None, description="Pruning by meaning (embeddings and clusters), after the near-duplicates; left out, none."
+    )
+    ray: RaySpec | None = Field(
+        None,
+        description="Look at rows (privacy, safety, embeddings) on a Ray cluster that KubeRay makes for this stage; "
+        "left out, in the stage's pod, or where RAY_ADDRESS in runtime.env says.",
     )
 
 

@@ -120,6 +120,8 @@ class ObservedGeneration:
     """A Service of the lineage's name exists and is not ours."""
     tests: Mapping[str, ABTest] = field(default_factory=dict)
     """The ABTests of the lineage by name."""
+    ray_clusters: frozenset[str] | None = frozenset()
+    """The RayClusters of its own that stay; None where the cluster does not know the kind."""
     namespace_terminating: bool = False
 
 

@@ -118,6 +118,16 @@ class PodTemplate(Record):
         )
 
 
+class RaySpec(Record):
+    """A Ray cluster that comes and goes with a stage; KubeRay makes it."""
+
+    workers: int = Field(2, ge=1, le=1000, description="Pods that do the work; the head does none.")
+    resources: Resources = Field(
+        default_factory=lambda: Resources(requests={"cpu": 2, "memory": "4Gi"}, limits={"memory": "4Gi"}),
+        description="Resources of each worker; its CPUs are the rows' filters that run at a time.",
+    )
+
+
 class StageRuntime(Record):
     """What one stage needs that the others do not."""
 

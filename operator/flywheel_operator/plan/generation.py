@@ -4,7 +4,7 @@ from flywheel_contract.base import digest_of
 from flywheel_contract.stage_spec import StageSpec
 from flywheel_contract.stages import Stage
 from flywheel_operator.manifests.snapshot import snapshot_config_map
-from flywheel_operator.manifests.stage import StageOwner
+from flywheel_operator.manifests.stage_owner import StageOwner
 from flywheel_operator.model.names import COMMAND_ABORT, FINALIZER_SERVING, snapshot_name
 from flywheel_operator.model.observed import ObservedGeneration
 from flywheel_operator.model.phases import TERMINAL, Phase, StageState, Verdict
@@ -22,6 +22,7 @@ from flywheel_operator.plan.actions import Plan
 from flywheel_operator.plan.draft import Draft
 from flywheel_operator.plan.pipeline import advance
 from flywheel_operator.plan.prerequisites import WAIT_SECONDS, Missing, Prerequisites, check, served_before
+from flywheel_operator.plan.ray import missing_ray, start_ray, stop_ray
 from flywheel_operator.plan.rerun import rerun_from
 from flywheel_operator.plan.running import (
     clean_up_after_ttl,
@@ -71,6 +72,7 @@ def plan(observed: ObservedGeneration) -> Plan[GenerationStatus]:
         _go_on(draft, observed)
     serving.plan_serving(draft, observed)
     delete_stray_jobs(draft, observed)
+    stop_ray(draft, observed)
     _wake_mates(draft, observed)
     return draft.plan()
 
@@ -95,7 +97,7 @@ def _prepare(draft: Draft[GenerationStatus], observed: ObservedGeneration) -> No
         draft.set(verdict=verdict)
         promotion.end(draft, Phase.COMPLETED, reasons.SERVED_BEFORE, stale)
         return
-    found = check(observed)
+    found = missing_ray(observed) or check(observed)
     if isinstance(found, Missing):
         _wait(draft, found)
         return
@@ -219,10 +221,12 @@ def _advance(
         runtime=generation.spec.runtime,
         image=draft.status.trainer_image or observed.settings.trainer_image,
         pull_secrets=observed.settings.image_pull_secrets,
+        ray=generation.spec.curation.ray,
     )
     view = observed.jobs.get(stage.job) if stage.job else None
     step = advance(stage, spec, view, owner, generation.spec.retry_policy, observed.now, unfinished_jobs(observed))
     take_step(draft, stage, step)
+    start_ray(draft, observed, owner, spec, view)
     after = step.status
     if after.state is StageState.FAILED:
         promotion.end(draft, Phase.FAILED, after.reason, f"stage {after.name.value}: {after.message}")

@@ -12,7 +12,8 @@ from flywheel_contract.stage_result import Reason, Size, StageResult
 from flywheel_contract.stage_spec import Input, StageSpec, inputs_digest, stage_uri
 from flywheel_contract.stages import OUTPUTS, Stage
 from flywheel_contract.uris import join_uri
-from flywheel_operator.manifests.stage import StageOwner, config_map, job, job_name, peers
+from flywheel_operator.manifests.stage import config_map, job, job_name, peers
+from flywheel_operator.manifests.stage_owner import StageOwner
 from flywheel_operator.model.common import RetryPolicy
 from flywheel_operator.model.observed import JobState, JobView
 from flywheel_operator.model.phases import StageState

@@ -34,6 +34,7 @@ REWARD_MODEL_SAW_JUDGES: Final = "RewardModelHoldoutTooSmall"
 CHARACTER_NOT_FOUND: Final = "CharacterNotFound"
 CHARACTER_INVALID: Final = "CharacterInvalid"
 SERVICE_NAME_TAKEN: Final = "ServiceNameTaken"
+KUBERAY_MISSING: Final = "KubeRayMissing"
 SERVICE_GONE: Final = "ServiceGone"
 
 # verdicts

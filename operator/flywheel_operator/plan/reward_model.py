@@ -4,7 +4,7 @@ from flywheel_contract.characters import Character
 from flywheel_contract.metric_names import Metric
 from flywheel_contract.stages import Stage
 from flywheel_operator.decide.gates import REWARD_MODEL_GATES, describe_failures, evaluate_gates, passed, rules_in_force
-from flywheel_operator.manifests.stage import StageOwner
+from flywheel_operator.manifests.stage_owner import StageOwner
 from flywheel_operator.model.names import COMMAND_ABORT
 from flywheel_operator.model.observed import ObservedRewardModel
 from flywheel_operator.model.phases import REWARD_MODEL_TERMINAL, RewardModelPhase, StageState

@@ -8,18 +8,21 @@ import logging
 import os
 import pickle
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import urlsplit
 
+from flywheel_contract.paths import RAY_ADDRESS, RAY_WORKERS
 from flywheel_trainer.errors import ConfigError, StageError
 
 _log = logging.getLogger(__name__)
 
-RAY_ADDRESS: Final = "RAY_ADDRESS"
-"""Ray's own variable: `ray://host:10001`, `host:6379`, or `local` for a cluster of this process's own."""
 CONNECT_SECONDS: Final = 10.0
+STARTING_SECONDS: Final = 900.0
+"""How long a cluster that comes up together with the stage may take: nodes are found and images pulled."""
+_POLL_SECONDS: Final = 2.0
 RowT = TypeVar("RowT")
 DoneT = TypeVar("DoneT")
 
@@ -104,18 +107,22 @@ class _Worker:
 
 
 @contextmanager
-def executor() -> Iterator[Executor]:
+def executor(say: Callable[[str], None]) -> Iterator[Executor]:
     """The executor of this pod: on Ray where RAY_ADDRESS names a cluster.
 
+    That is `ray://host:10001`, `host:6379`, or `local` for a cluster of this process's own. One that starts together
+    with the stage (RAY_WORKERS) is waited for.
+
     Raises:
-        StageError: the cluster cannot be reached: another attempt may succeed.
+        StageError: the cluster cannot be reached, or has no worker: another attempt may succeed.
         ConfigError: it is of another version of Ray or Python.
     """
     named = os.environ.get(RAY_ADDRESS)
     if not named:
         yield HERE
         return
-    _await(named)
+    workers = int(os.environ.get(RAY_WORKERS, "0"))
+    _await_head(named, STARTING_SECONDS if workers else 0.0, say)
     import ray  # noqa: PLC0415 -- as above
 
     try:
@@ -127,6 +134,7 @@ def executor() -> Iterator[Executor]:
             f"the Ray cluster at {RAY_ADDRESS}={named} cannot be used: {error}; it has to run this image's version "
             f"of Ray, {ray.__version__}, and of Python"
         ) from error
+    _await_workers(workers, say)
     _log.info("curation runs on the Ray cluster at %s: %s", named, ray.cluster_resources())
     try:
         yield RayExecutor()
@@ -134,15 +142,37 @@ def executor() -> Iterator[Executor]:
         ray.shutdown()
 
 
-def _await(address: str) -> None:
+def _await_head(address: str, patience: float, say: Callable[[str], None]) -> None:
     """Ray itself asks a head that is away for many minutes, and cannot be interrupted meanwhile."""
     head = urlsplit(address if "//" in address else f"//{address}")
     if head.hostname is None or head.port is None:
         return  # `local` or `auto`: nothing is asked over the network
-    try:
-        socket.create_connection((head.hostname, head.port), timeout=CONNECT_SECONDS).close()
-    except OSError as error:
-        raise StageError(f"the Ray cluster at {RAY_ADDRESS}={address} cannot be reached: {error}") from error
+    until = time.monotonic() + patience
+    while True:
+        try:
+            socket.create_connection((head.hostname, head.port), timeout=CONNECT_SECONDS).close()
+        except OSError as error:
+            if time.monotonic() >= until:
+                raise StageError(f"the Ray cluster at {RAY_ADDRESS}={address} cannot be reached: {error}") from error
+            say("waiting for the Ray cluster's head")
+            time.sleep(_POLL_SECONDS)
+        else:
+            return
+
+
+def _await_workers(wanted: int, say: Callable[[str], None]) -> None:
+    """Until all workers are there, or time is up and there is at least one. The head has no CPU to offer."""
+    import ray  # noqa: PLC0415 -- as above
+
+    until = time.monotonic() + STARTING_SECONDS
+    while (there := sum(node["Alive"] for node in ray.nodes()) - 1) < wanted:
+        if time.monotonic() >= until:
+            if there < 1:
+                raise StageError(f"none of the {wanted} workers of the Ray cluster has come within its time")
+            _log.warning("curation goes on with %d of %d workers of the Ray cluster", there, wanted)
+            return
+        say(f"waiting for workers of the Ray cluster: {there} of {wanted}")
+        time.sleep(_POLL_SECONDS)
 
 
 def _batches(rows: Sequence[RowT], batch: int) -> Iterator[Sequence[RowT]]:

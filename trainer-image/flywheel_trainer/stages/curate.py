@@ -65,7 +65,7 @@ def run(ctx: StageContext) -> StageOutcome:
     if not inputs:
         raise ConfigError("stage curate has no traffic: name at least one source in data.traffic")
     read = [row for i in inputs for row in read_traffic(i.path, i.origin)]
-    with executor() as chosen:
+    with executor(lambda message: ctx.progress(message=message)) as chosen:
         curation = Curation(read, ctx, chosen)
         for number, (message, step) in enumerate(_STEPS):
             ctx.progress(percent=5 + 90 * number / len(_STEPS), message=message)
