@@ -50,6 +50,7 @@ RULES = [
     (["characterflywheel.dev"], ["abtests"], ["create"]),
     (["events.k8s.io"], ["events"], ["create", "patch"]),
     (["kueue.x-k8s.io"], ["workloads"], ["list"]),
+    (["ray.io"], ["rayclusters"], ["get", "list", "create", "delete"]),
     ([""], ["namespaces"], ["get"]),
     (["coordination.k8s.io"], ["leases"], ["get", "create", "update"]),
 ]

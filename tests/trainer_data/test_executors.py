@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,9 @@ import pytest
 from e2e import tiny_data
 from flywheel_contract.filters import PrivacyParams, SafetyParams
 from flywheel_contract.metric_names import Metric
-from flywheel_trainer.data.executors import HERE, RAY_ADDRESS, executor
+from flywheel_contract.paths import RAY_ADDRESS
+from flywheel_trainer.data import executors
+from flywheel_trainer.data.executors import HERE, executor
 from flywheel_trainer.data.privacy import PrivacyFilter
 from flywheel_trainer.data.rows import Conversation
 from flywheel_trainer.data.safety import SafetyFilter
@@ -81,9 +84,48 @@ def test_a_cluster_that_is_away_is_said_at_once(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv(RAY_ADDRESS, f"ray://127.0.0.1:{free_port()}")
     with (
         pytest.raises(StageError, match="cannot be reached"),
-        executor(),
+        executor(print),
     ):
         pass
+
+
+def test_a_head_that_starts_with_the_stage_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It opens its port at the second look; what answers there is no Ray, which is another matter."""
+    monkeypatch.setattr(executors, "_POLL_SECONDS", 0.01)
+    said: list[str] = []
+    with socket.socket() as head:
+        head.bind(("127.0.0.1", 0))
+
+        def look(message: str) -> None:
+            said.append(message)
+            head.listen()
+
+        executors._await_head(f"ray://127.0.0.1:{head.getsockname()[1]}", 30, look)
+    assert said == ["waiting for the Ray cluster's head"]
+
+
+@pytest.mark.parametrize(("there", "outcome"), [(3, "all"), (1, "some"), (0, "none")])
+def test_workers_are_waited_for_as_long_as_there_is_time(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, there: int, outcome: str
+) -> None:
+    nodes = [{"Alive": True}]  # the head
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+    monkeypatch.setattr(executors, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(executors, "STARTING_SECONDS", 0.3)
+    said: list[str] = []
+
+    def look(message: str) -> None:
+        said.append(message)
+        if len(nodes) <= there:
+            nodes.extend([{"Alive": True}, {"Alive": False}] if there == 1 else [{"Alive": True}])
+
+    if outcome == "none":
+        with pytest.raises(StageError, match="none of the 3 workers"):
+            executors._await_workers(3, look)
+    else:
+        executors._await_workers(3, look)
+    assert said[0] == "waiting for workers of the Ray cluster: 0 of 3"
+    assert ("goes on with 1 of 3 workers" in caplog.text) is (outcome == "some")
 
 
 def test_a_filter_travels_as_its_settings() -> None:
