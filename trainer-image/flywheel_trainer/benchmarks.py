@@ -1,15 +1,15 @@
 """General benchmarks by lm-evaluation-harness, candidate against baseline on the same documents."""
 
 import contextlib
+import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
-import yaml
 
 from flywheel_contract.judging import BenchmarkParams
 from flywheel_contract.manifest import Measurement
@@ -19,6 +19,10 @@ from flywheel_contract.stages import Role
 from flywheel_trainer import benchmark_tasks, models
 from flywheel_trainer.context import LocalInput, StageContext
 from flywheel_trainer.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import ConfigurableTask
+    from lm_eval.tasks import TaskManager
 
 _PREFERRED: Final = ("acc_norm", "acc", "exact_match", "f1", "bleu", "rougeL")
 """The metric of a task that counts, where it has several: the first of these, else its first."""
@@ -84,28 +88,70 @@ def _scores(
     if unknown:
         raise ConfigError(f"evaluation.benchmarks.tasks: {', '.join(unknown)} is no task of {_where(own)}")
     with _quiet(), contextlib.chdir(own[0]) if own else contextlib.nullcontext():
-        try:
-            results = simple_evaluate(
-                model=HFLM(
-                    pretrained=models.load_policy(folder.path, params.precision),
-                    tokenizer=models.load_tokenizer(folder.path),
-                    batch_size=params.batch_size,
-                    max_length=params.max_prompt_tokens,
-                ),
-                tasks=list(asked.tasks),
-                num_fewshot=asked.num_fewshot,
-                limit=asked.limit,
-                apply_chat_template=asked.apply_chat_template,
-                task_manager=manager,
-                bootstrap_iters=0,
-                random_seed=ctx.spec.seed,
-                numpy_random_seed=ctx.spec.seed,
-                torch_random_seed=ctx.spec.seed,
-                fewshot_random_seed=ctx.spec.seed,
-            )
-        except (OSError, yaml.YAMLError) as error:
-            raise DataError(f"benchmarks: the data of {', '.join(asked.tasks)} cannot be read: {error}") from error
+        _check_documents(manager, asked)
+        results = simple_evaluate(
+            model=HFLM(
+                pretrained=models.load_policy(folder.path, params.precision),
+                tokenizer=models.load_tokenizer(folder.path),
+                batch_size=params.batch_size,
+                max_length=params.max_prompt_tokens,
+            ),
+            tasks=list(asked.tasks),
+            num_fewshot=asked.num_fewshot,
+            limit=asked.limit,
+            apply_chat_template=asked.apply_chat_template,
+            task_manager=manager,
+            bootstrap_iters=0,
+            random_seed=ctx.spec.seed,
+            numpy_random_seed=ctx.spec.seed,
+            torch_random_seed=ctx.spec.seed,
+            fewshot_random_seed=ctx.spec.seed,
+        )
     return {name: _score(name, results, samples) for name, samples in results["samples"].items()}
+
+
+def _check_documents(manager: "TaskManager", asked: BenchmarkParams) -> None:
+    """Reads the tasks' documents and writes their questions once, before a model is loaded.
+
+    Raises:
+        DataError: the data cannot be read, or a document does not fit the task; names it.
+    """
+    try:
+        tasks = manager.load(list(asked.tasks))["tasks"]
+    except Exception as error:
+        raise DataError(
+            f"benchmarks: the data of {', '.join(asked.tasks)} cannot be read, or does not fit the task "
+            f"({type(error).__name__}: {error}); correct the one or the other"
+        ) from error
+    for name, task in tasks.items():
+        documents = list(itertools.islice(task.eval_docs, asked.limit))
+        if not documents:
+            raise DataError(f"benchmarks: the task {name} has no documents; write some into its data")
+        for number, document in enumerate(documents):
+            try:
+                task.construct_requests(doc=document, ctx=task.doc_to_text(document), metadata=(name, number, 1))
+                _check_target(task, document)
+            except Exception as error:
+                said = f"{type(error).__name__}: {error}"
+                raise DataError(
+                    f"benchmarks: document {number + 1} of the task {name} does not fit it ({said}); correct the "
+                    "document or the task"
+                ) from error
+
+
+def _check_target(task: "ConfigurableTask", document: Mapping[str, Any]) -> None:
+    """The harness takes a target that is none of the choices for a question that nobody can answer, and goes on.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    target = task.doc_to_target(document)
+    if task.OUTPUT_TYPE != "multiple_choice":
+        return
+    choices = task.doc_to_choice(document)
+    for each in target if isinstance(target, list) else [target]:
+        if not (0 <= each < len(choices) if type(each) is int else each in choices):
+            raise ValueError(f"the target is none of the {len(choices)} choices")
 
 
 def _score(name: str, results: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> TaskScore:
