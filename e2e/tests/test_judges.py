@@ -23,8 +23,24 @@ SIGNAL: Manifest = {
         "defaults": "Disabled",
         "rules": [
             {"name": "measured-over-time", "metric": "signalAucLowestSlice", "min": 0.0, "minSamples": 2},
-            {"name": "drift-measured", "metric": "signalDrift", "max": 100.0, "minSamples": 2},
+            {
+                "name": "drift-measured",
+                "metric": "signalDrift",
+                "max": 100.0,
+                "compare": "Estimate",
+                "minSamples": 2,
+            },
         ],
+    },
+}
+PAIRWISE: Manifest = {
+    "type": "Pairwise",
+    # Its default gates, on fewer users than they ask for.
+    "gates": {
+        "rules": [
+            {"name": "accuracy", "metric": "rewardAccuracy", "min": 0.5, "minSamples": 20},
+            {"name": "calibration", "metric": "calibrationError", "max": 0.2, "compare": "Estimate", "minSamples": 20},
+        ]
     },
 }
 
@@ -32,7 +48,7 @@ SIGNAL: Manifest = {
 @pytest.fixture(scope="module")
 def judges(world: World) -> World:
     """`tiny` for the taste, `goes-on` for the signal, `duel` for pairs."""
-    wanted = {"tiny": {}, "goes-on": SIGNAL, "duel": {"type": "Pairwise"}}
+    wanted = {"tiny": {}, "goes-on": SIGNAL, "duel": PAIRWISE}
     for name, spec in wanted.items():
         if world.kubectl.get("rm", name) is None:
             world.kubectl.apply(reward_model(name, **spec))

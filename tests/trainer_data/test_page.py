@@ -38,6 +38,7 @@ def report(**changes: Any) -> dict[str, Any]:  # noqa: ANN401 -- JSON
         "counts": {"promptsInternal": 60, "promptsUser": 60, "usersInternal": 50, "usersUser": 55},
         "models": {"candidate": "policy", "baseline": "baseline", "parent": "parent", "checkpoints": ["sft", "dpo"]},
         "againstParent": {name: m(v["value"] + 0.03) for name, v in rates.items()},
+        "byOrigin": {"Internal": {"emojiRate": m(0.125)}, "User": {"emojiRate": m(0.375)}},
         "rewardModels": {"taste": rates, "humour": rates},
         "way": way,
         "artefacts": {
@@ -92,7 +93,7 @@ def test_everything_is_said() -> None:
     text = page.render("luna-7", "luna", report(), [sample(i) for i in range(3)])
     for said in (
         "luna-7", "against production", "against the parent", "59.0%", "Jumped, and the reward prefers it: emoji",
-        "taste", "judge-1", "kappa", "not measured", "sums", "prompt 2",
+        "taste", "judge-1", "kappa", "not measured", "sums", "prompt 2", "By origin", "0.375 [0.325, 0.425]",
     ):  # fmt: skip
         assert said in text, said
     assert "said once" not in text

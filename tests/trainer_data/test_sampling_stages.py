@@ -218,9 +218,12 @@ def test_all_metrics_come_with_intervals_and_the_number_of_users(
     assert metrics[Metric.WIN_RATE].n == internal.n + user.n
     report = json.loads((model_bench.folder(evaluated) / "report/report.json").read_text())
     assert set(report) == {
-        "metrics", "counts", "models", "againstParent", "rewardModels", "baselineStyle", "way", "artefacts", "jumps",
+        "metrics", "counts", "models", "againstParent", "rewardModels", "byOrigin", "baselineStyle", "way", "artefacts", "jumps",
         "sampling", "seed",
     }  # fmt: skip
+    halves = [part[Metric.LIST_RATE.value] for part in report["byOrigin"].values()]
+    assert metrics[Metric.LIST_RATE].value == pytest.approx(np.mean([half["value"] for half in halves]), abs=1e-4)
+    assert sum(half["n"] for half in halves) == metrics[Metric.LIST_RATE].n
     assert metrics[Metric.WIN_RATE_PARENT] == metrics[Metric.WIN_RATE], "the baseline is the parent"
     assert [point["model"] for point in report["way"]] == ["baseline", "policy"]
     assert report["way"][0]["kl"]["value"] == report["way"][0]["rewardGain"]["value"] == 0

@@ -1,6 +1,6 @@
 """From replies and rewards of models to metrics with intervals. No model is loaded here."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -97,16 +97,13 @@ def measure(judgement: Judgement, params: EvaluateParams, looks: StyleParams, se
     over_parent = win_rates(judgement.rows, wins_over(judgement.rewards, cast.candidate, cast.parent), bootstrap)
     points = drift.way(cast, judgement.rows, judgement.rewards, params, looks, seed)
     jumped, artefacts = drift.jumps(cast, judgement.rows, judgement.rewards, params, looks, seed)
-    gained = judgement.rewards[cast.candidate.name] - judgement.rewards[cast.parent.name]
     kl = drift.divergence(cast.candidate, cast.candidate.rows, users, params, seed)
     metrics = {
         **win_rates(judgement.rows, wins, bootstrap),
         Metric.WIN_RATE_PARENT: over_parent[Metric.WIN_RATE],
         **_pairwise(judgement, wins, bootstrap),
-        **_style_rates(judgement, bootstrap),
-        **_lengths(judgement, bootstrap),
+        **_looks(judgement, list(range(len(users))), bootstrap),
         **_perplexities(judgement, bootstrap),
-        Metric.REWARD_GAIN: bootstrap.measured(bootstrap.mean(users, gained)),
         Metric.HELD_OUT_KL: bootstrap.measured(kl),
         Metric.KL_WITHOUT_REWARD: drift.kl_without_reward(points, params.confidence),
         Metric.STYLE_JUMPS: Measurement(value=len(jumped), n=len(set(users))),
@@ -128,6 +125,7 @@ def measure(judgement: Judgement, params: EvaluateParams, looks: StyleParams, se
         },
         "againstParent": _named(over_parent),
         "rewardModels": {name: _named(rates) for name, rates in by_model.items()},
+        "byOrigin": _by_origin(judgement, bootstrap),
         "baselineStyle": _baseline_style(judgement),
         "way": [point.to_json(params.confidence) for point in points],
         "artefacts": artefacts,
@@ -192,25 +190,43 @@ def _values(artefact: style.Artefact, judgement: Judgement, replies: list[str]) 
     return np.array([artefact(row.messages[:-1], reply) for row, reply in zip(judgement.rows, replies, strict=True)])
 
 
-def _style_rates(judgement: Judgement, bootstrap: Bootstrap) -> dict[Metric, Measurement]:
-    users = [row.user for row in judgement.rows]
+def _style_rates(judgement: Judgement, chosen: Sequence[int], bootstrap: Bootstrap) -> dict[Metric, Measurement]:
+    users = [judgement.rows[i].user for i in chosen]
     measured = {}
     for rate, increase, artefact in _STYLE:
-        candidate = _values(artefact, judgement, judgement.cast.candidate.replies)
-        baseline = _values(artefact, judgement, judgement.cast.baseline.replies)
+        candidate = _values(artefact, judgement, judgement.cast.candidate.replies)[chosen]
+        baseline = _values(artefact, judgement, judgement.cast.baseline.replies)[chosen]
         measured[rate] = bootstrap.measured(bootstrap.mean(users, candidate))
         measured[increase] = bootstrap.measured(bootstrap.mean(users, candidate - baseline))
     return measured
 
 
-def _lengths(judgement: Judgement, bootstrap: Bootstrap) -> dict[Metric, Measurement]:
-    users = [row.user for row in judgement.rows]
-    candidate = _values(style.words, judgement, judgement.cast.candidate.replies)
-    baseline = _values(style.words, judgement, judgement.cast.baseline.replies)
+def _lengths(judgement: Judgement, chosen: Sequence[int], bootstrap: Bootstrap) -> dict[Metric, Measurement]:
+    users = [judgement.rows[i].user for i in chosen]
+    candidate = _values(style.words, judgement, judgement.cast.candidate.replies)[chosen]
+    baseline = _values(style.words, judgement, judgement.cast.baseline.replies)[chosen]
     measured = {Metric.REPLY_LENGTH: bootstrap.measured(bootstrap.mean(users, candidate))}
     if baseline.sum() > 0:
         measured[Metric.REPLY_LENGTH_RATIO] = bootstrap.measured(bootstrap.ratio(users, candidate, baseline))
     return measured
+
+
+def _looks(judgement: Judgement, chosen: Sequence[int], bootstrap: Bootstrap) -> dict[Metric, Measurement]:
+    """What the replies to some prompts look like, and what they are worth more than the parent's."""
+    cast = judgement.cast
+    gained = (judgement.rewards[cast.candidate.name] - judgement.rewards[cast.parent.name])[chosen]
+    users = [judgement.rows[i].user for i in chosen]
+    return {
+        **_style_rates(judgement, chosen, bootstrap),
+        **_lengths(judgement, chosen, bootstrap),
+        Metric.REWARD_GAIN: bootstrap.measured(bootstrap.mean(users, gained)),
+    }
+
+
+def _by_origin(judgement: Judgement, bootstrap: Bootstrap) -> dict[str, Any]:
+    """The looks of each origin that has prompts, for the report: a stage's result has no room for them."""
+    rows = {o.value: [i for i, row in enumerate(judgement.rows) if row.origin is o] for o in Origin}
+    return {origin: _named(_looks(judgement, own, bootstrap)) for origin, own in rows.items() if own}
 
 
 def _perplexities(judgement: Judgement, bootstrap: Bootstrap) -> dict[Metric, Measurement]:
