@@ -1,5 +1,6 @@
 """Installs the operator by its chart into a target, and fills a claim with files: shared by demo and cluster tests."""
 
+import contextlib
 import subprocess
 import tarfile
 import tempfile
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from e2e.images.targets import Target
-from e2e.kubectl import Kubectl, Manifest
+from e2e.kubectl import Kubectl, KubectlError, Manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 RELEASE = "flywheel"
@@ -69,9 +70,13 @@ def remove_namespace(kubectl: Kubectl, name: str) -> None:
 
     The operator goes with it, so nobody is left to take our finalizers off: that is done here.
     """
-    kubectl("delete", "namespace", name, "--ignore-not-found", "--wait=false")
-    for kind in ("abtests", "generations"):
-        for item in kubectl("get", kind, "--ignore-not-found", "-o", "name").split():
+    kinds = "abtests,generations"
+    # First of all, and not by the namespace: until an object is under deletion the operator puts its finalizer on again.
+    kubectl("delete", kinds, "--all", "--wait=false")
+    kubectl("delete", "namespace", name, "--wait=false")
+    for item in kubectl("get", kinds, "--ignore-not-found", "-o", "name").split():
+        # The operator may have let it go meanwhile. What is still there the wait below speaks of.
+        with contextlib.suppress(KubectlError):
             kubectl("patch", item, "--type=merge", "-p", '{"metadata": {"finalizers": null}}')
     kubectl("wait", "--for=delete", f"namespace/{name}", "--timeout=180s")
 

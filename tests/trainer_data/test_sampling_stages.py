@@ -218,8 +218,8 @@ def test_all_metrics_come_with_intervals_and_the_number_of_users(
     assert metrics[Metric.WIN_RATE].n == internal.n + user.n
     report = json.loads((model_bench.folder(evaluated) / "report/report.json").read_text())
     assert set(report) == {
-        "metrics", "counts", "models", "againstParent", "rewardModels", "byOrigin", "baselineStyle", "way", "artefacts", "jumps",
-        "sampling", "seed",
+        "metrics", "counts", "models", "againstParent", "rewardModels", "byOrigin", "baselineStyle", "way", "artefacts",
+        "jumps", "sampling", "seed",
     }  # fmt: skip
     halves = [part[Metric.LIST_RATE.value] for part in report["byOrigin"].values()]
     assert metrics[Metric.LIST_RATE].value == pytest.approx(np.mean([half["value"] for half in halves]), abs=1e-4)
