@@ -71,7 +71,7 @@ def remove_namespace(kubectl: Kubectl, name: str) -> None:
     The operator goes with it, so nobody is left to take our finalizers off: that is done here.
     """
     kinds = "abtests,generations"
-    # First of all, and not by the namespace: until an object is under deletion the operator puts its finalizer on again.
+    # Before the namespace: until an object is itself under deletion, the operator puts its finalizer on again.
     kubectl("delete", kinds, "--all", "--wait=false")
     kubectl("delete", "namespace", name, "--wait=false")
     for item in kubectl("get", kinds, "--ignore-not-found", "-o", "name").split():
