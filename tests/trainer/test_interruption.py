@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from e2e import tiny_data
 from flywheel_contract.metric_names import Metric
 from flywheel_contract.progress import Progress
 from flywheel_contract.stage_result import Reason
@@ -133,3 +134,33 @@ def test_a_deepspeed_configuration_is_passed_through(workshop: Workshop, inputs:
     assert len(history) == 6
     assert history[-1]["loss"] < history[0]["loss"]
     assert result.metrics[Metric.KL_AT_START].value == 0
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("stage", ["reward-model", "sft", "dpo", "rl"])
+@pytest.mark.parametrize("zero", [None, 2, 3])
+def test_every_training_stage_on_two_processes(
+    workshop: Workshop, inputs: list[Json], tiny: Path, stage: str, zero: int | None
+) -> None:
+    """With data of its own, of which some may not be trained on: both processes leave out the same."""
+    pairs = tiny_data.preferences(80)
+    for pair in pairs[:8]:
+        pair["consent"] = {"training": False}
+    policy, prompts = inputs
+    own = workshop.input("preferences", workshop.add_data("pairs", pairs))
+    given = {"reward-model": [policy, own], "sft": [policy, prompts], "dpo": [policy, own]}
+    params: Json = {"maxSteps": 2, "learningRate": 1e-3, "batchSize": 4}
+    if stage == "rl":
+        judge = workshop.succeed("reward-model", [policy, own], maxSteps=2, batchSize=8)
+        parent = {**workshop.input("parent", policy["uri"]), "name": "parent"}
+        given["rl"] = [policy, parent, prompts, workshop.input("reward", workshop.model(judge))]
+        params |= {"numGenerations": 2, "maxNewTokens": 8, "maxPrompts": 8}
+    if zero is not None:
+        params["deepspeed"] = {"stage": zero}
+    with workshop.started(stage, given[stage], {"FLYWHEEL_PROCESSES": "2"}, **params) as run:
+        assert run.wait(400) == 0, (workshop.root / "stderr").read_text()[-6000:]
+    result = workshop.result()
+    assert len(workshop.history(result)) == 2
+    assert result.metrics[Metric.TRAIN_LOSS_LAST].value == pytest.approx(workshop.history(result)[-1]["loss"], rel=1e-4)
+    if stage in ("reward-model", "dpo"):
+        assert workshop.manifest(result).counts["dropped-consent"] == 8

@@ -103,6 +103,9 @@ def test_no_canary_reaches_an_artefact_or_a_log(
     sampled = done("rejection-sample", [prompts, policy, reward], **short, samplesPerPrompt=2, maxPrompts=40)
     trained = done("sft", [policy, output("accepted", sampled, "accepted"), fixes], **train)
     assert bench.manifest(trained).counts[counted] >= 4 * len(CANARIES)
+    parent = bench.input("parent", "pvc://lab/models/one")
+    online = {"batchSize": 4, "numGenerations": 2, "maxNewTokens": 8, "maxPrompts": 8, "maxSteps": 1, "saveSteps": 1}
+    done("rl", [prompts, policy, parent, reward], **online)
     candidate = bench.input("policy", bench.model(trained))
     baseline = bench.input("baseline", "pvc://lab/models/one")
     judged = output("evaluation", curated, "evaluation")

@@ -87,7 +87,7 @@ def configure(ctx: StageContext, config: type[Config], params: TrainingParams, *
     if params.deepspeed is not None or params.deepspeed_config is not None:
         _refuse_zero_on_quantized(params)
     on_gpu = torch.cuda.is_available()
-    return config(
+    made = config(
         output_dir=str(ctx.checkpoints()),
         num_train_epochs=params.epochs,
         max_steps=params.max_steps or -1,
@@ -118,6 +118,20 @@ def configure(ctx: StageContext, config: type[Config], params: TrainingParams, *
         ddp_timeout=6 * 3600,
         **options,
     )
+    if made.deepspeed is not None:
+        _join_deepspeed(made)
+    return made
+
+
+def _join_deepspeed(args: TrainingArguments) -> None:
+    """Tells DeepSpeed's own communication of the processes before a trainer reads a reference model.
+
+    Under ZeRO-3 transformers partitions that while it is read, and DeepSpeed would take itself for the only process.
+    """
+    from deepspeed import comm  # noqa: PLC0415 -- seconds, for those who ask for it
+
+    if args.distributed_state.num_processes > 1 and not comm.is_initialized():
+        comm.init_distributed(dist_backend=torch.distributed.get_backend(), auto_mpi_discovery=False, verbose=False)
 
 
 def lora(params: TrainingParams, task: str) -> LoraConfig | None:
