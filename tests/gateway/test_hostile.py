@@ -1,17 +1,20 @@
 """Bodies that somebody made to do harm: refused, safe, and never an error of the model's."""
 
 import json
+import logging
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flywheel_contract.online import HEADER_CHARACTER, HEADER_CONVERSATION
 from flywheel_gateway.errors import ApiError
 from flywheel_gateway.web import MAX_DEPTH, parse_json
-from tests.gateway.lab import Lab, asking, routed
+from tests.gateway.lab import Lab, Model, asking, routed, running
 
 DEEP = b'{"messages":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 
@@ -162,3 +165,32 @@ async def test_text_that_only_looks_like_a_token_stays(lab: Lab) -> None:
     said = "a <b> <- [1] [LOL] <3 | x |> <|not a token|> [NOTE] <script> </p> 5<|7"
     await lab.chat(asking(said))
     assert lab.model.seen[0]["messages"][-1]["content"] == said
+
+
+async def test_nothing_that_people_write_or_are_reaches_the_processs_log_or_its_metrics(
+    model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever goes wrong: only the log of turns, which is theirs, holds what they said, and under a hashed id."""
+    caplog.set_level(logging.DEBUG)
+    said, user = "I am rebecca.canary@example.org", "rebecca-hawthorne"
+    async with running(tmp_path / "t", model, moderation={"prompt": True, "reply": True}) as lab:
+        for text in (said, f"{said} badword", f"{said} explode"):
+            await lab.chat(asking(text), headers=routed(user))
+        await lab.chat({"model": "luna", "messages": [{"role": said, "content": said}]}, headers=routed(user))
+        await lab.chat(json.dumps({"messages": said}).encode()[:-3], headers=routed(user))
+        model.reply = f"{said} badword"
+        await lab.chat(headers=routed(user))
+        model.behaviour = broken
+        await lab.chat(asking(said), headers=routed(user))
+        assert "error" in await lab.kinds()
+        written = caplog.text + await lab.metrics()
+        turns = await lab.rows("turns")
+    assert "the classifier failed" in written, "the log was looked at"
+    assert not [secret for secret in ("rebecca.canary", user) if secret in written]
+    assert "rebecca.canary" in str(turns)
+    assert user not in str(turns)
+
+
+async def broken(_: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    """A model server that quotes what it was asked in its error."""
+    return web.json_response({"error": {"message": str(body)}}, status=500)
