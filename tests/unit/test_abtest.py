@@ -294,6 +294,13 @@ def test_what_it_can_see_is_said_before_the_start(bench: Bench) -> None:
     none = between_generations()
     none.until_running()
     assert none.condition("Powered")[:2] == ("Unknown", "NoHistory")
+    silent = between_generations()
+    told = baseline(100_000)
+    assert told.baseline is not None
+    silent.until_running(
+        told.model_copy(update={"baseline": told.baseline.model_copy(update={"metrics": told.baseline.metrics[-1:]})})
+    )
+    assert silent.condition("Powered")[:2] == ("Unknown", "NoHistory")
 
 
 @pytest.mark.parametrize(
@@ -427,6 +434,21 @@ def test_an_analysis_that_breaks_is_tried_again_and_then_proves_nothing(bench: B
     assert bench.verdict == ("Inconclusive", "AnalysisFailed")
     run = next(r for r in bench.test.status.runs if r.name == "final")
     assert (run.state, run.attempts) == ("Failed", 4)
+
+
+def test_an_analysis_waits_for_its_next_attempt(bench: Bench) -> None:
+    bench.until_running()
+    end = bench.test.status.window_end
+    assert end is not None
+    bench.now = end + timedelta(minutes=10)
+    bench.step()
+    bench.finish("final", None, exit_code=1, fault="Error")
+    for _ in range(3):
+        plan = bench.step()
+        run = next(r for r in bench.test.status.runs if r.name == "final")
+        assert (run.state, run.attempts) == ("Pending", 1)
+        assert plan.requeue_after is not None
+        assert plan.requeue_after > 0
 
 
 def test_a_verdict_may_come_late_and_is_of_the_same_window(bench: Bench) -> None:

@@ -13,6 +13,7 @@ from flywheel_operator.model.names import (
     COMMAND_RETIRE,
     COMMAND_ROLLBACK,
     LABEL_COMPONENT,
+    server_name,
 )
 from flywheel_operator.model.names import FINALIZER_SERVING as FINALIZER
 from flywheel_operator.model.observed import JobState, JobView, ServerView
@@ -224,6 +225,22 @@ def test_it_waits_for_its_characters(lab: Lab) -> None:
     lab.prompts.clear()
     lab.go("gen-1")
     assert lab.status("gen-1").phase is Phase.COMPLETED
+
+
+def test_without_a_gateway_there_is_nothing_beside_the_server(lab: Lab) -> None:
+    lab.put("gen-1", serving={"gateway": {"mode": "Disabled"}})
+    lab.go("gen-1")
+    assert lab.serving() == "gen-1"
+    (server,) = lab.deployments.values()
+    assert [c["name"] for c in server["spec"]["template"]["spec"]["containers"]] == ["server"]
+    assert not [m for m in lab.children.values() if m["metadata"]["labels"][LABEL_COMPONENT] == "gateway"]
+    lab.put("gen-2", serving={"gateway": {"mode": "Disabled"}})
+    lab.go("gen-2")
+    assert lab.serving() == "gen-2"
+    lab.remove("gen-1")
+    lab.go("gen-1", rounds=5)
+    assert lab.gone("gen-1")
+    assert list(lab.deployments) == [server_name("gen-2")]
 
 
 def test_stages_and_gateway_are_told_the_same_prompt(lab: Lab) -> None:

@@ -57,6 +57,15 @@ def test_it_is_made_for_a_job_that_works_and_owned_by_it() -> None:
     assert (environment[RAY_ADDRESS], environment[RAY_WORKERS]) == (f"ray://{head}:10001", "3")
 
 
+def test_it_is_made_once() -> None:
+    lab = curating()
+    lab.step("gen-1")
+    plan = lab.step("gen-1")
+    assert plan is not None
+    assert plan.create == ()
+    assert plan.delete == ()
+
+
 def test_its_pods_are_as_restricted_as_the_others_and_nobody_takes_them_for_the_stages() -> None:
     lab = curating(runtime={"nodeSelector": {"pool": "cpu"}, "imagePullSecrets": ["mine"]})
     lab.step("gen-1")

@@ -156,6 +156,14 @@ def test_the_evaluation_takes_no_other_kind_and_waits_for_its_judge() -> None:
     assert refused(look(raw, reward_model("rm-1")))[0] == "RewardModelNotReady"
 
 
+def test_a_pairwise_judge_has_not_learned_from_those_who_judge_either() -> None:
+    metrics = HEALTHY_REWARD | {Metric.CALIBRATION_ERROR: Measurement(value=0.05, n=200)}
+    judge = judged("pw", metrics, **PAIRWISE, training={"holdoutFraction": 0.1})
+    reason, message = refused(look(generation_spec(evaluation={"pairwise": {"rewardModel": "pw"}}), judge))
+    assert reason == "RewardModelHoldoutTooSmall"
+    assert "the RewardModel pw learned from users who are to judge" in message
+
+
 def test_a_gated_model_of_pairs_is_refused_with_the_gate() -> None:
     weak = HEALTHY_REWARD | {Metric.ACCURACY_OVER_SURFACE: Measurement(value=-0.02, low=-0.1, high=0.05, n=200)}
     reason, message = refused(found(judged("rm-1", weak)))

@@ -64,8 +64,7 @@ def _run(draft: Draft[RewardModelStatus], observed: ObservedRewardModel) -> None
     resolved = draft.status.resolved
     characters = resolve_characters((resolved or spec).characters, observed)
     if isinstance(characters, Missing):
-        if draft.status.start_time is None or draft.status.phase is RewardModelPhase.SUSPENDED:
-            draft.set(phase=RewardModelPhase.PENDING)
+        draft.set(phase=RewardModelPhase.PENDING)
         draft.condition(reasons.PROGRESSING, "False", characters.reason, characters.message)
         draft.condition(reasons.READY, "False", characters.reason, characters.message)
         draft.look_again(WAIT_SECONDS)
