@@ -16,6 +16,7 @@ RELEASE = "flywheel"
 IMAGES = ("operator", "trainer", "gateway", "router", "analysis")
 LOADER = "claim-loader"
 CLAIM_FOLDER = "/mnt/claim"
+CRDS = tuple(f"{kind}.characterflywheel.dev" for kind in ("abtests", "generations", "rewardmodels"))
 
 
 def namespace_manifest(name: str) -> Manifest:
@@ -66,15 +67,24 @@ def uninstall(target: Target, namespace: str) -> None:
 
 
 def remove_namespace(kubectl: Kubectl, name: str) -> None:
-    """Deletes a namespace and waits until it is gone.
+    """Deletes a namespace and waits until it is gone; one that is not there is fine.
 
     The operator goes with it, so nobody is left to take our finalizers off: that is done here.
     """
-    kinds = "abtests,generations"
+    if kubectl.get("namespace", name) is None:
+        return
+    known = kubectl("get", "crds", *CRDS, "--ignore-not-found", "-o", "name").split()
+    kinds = ",".join(crd.rpartition("/")[2] for crd in known)
     # Before the namespace: until an object is itself under deletion, the operator puts its finalizer on again.
-    kubectl("delete", kinds, "--all", "--wait=false")
-    kubectl("delete", "namespace", name, "--wait=false")
-    for item in kubectl("get", kinds, "--ignore-not-found", "-o", "name").split():
+    if kinds:
+        kubectl("delete", kinds, "--all", "--wait=false")
+    # A namespace that goes waits half the longest grace of its pods before it looks again: minutes, for a stage's pod.
+    # Its Job must not take it along either: a kubelet that is about to wait ten minutes is not told to hurry.
+    kubectl("delete", "deployments", "--all", "--wait=false")
+    kubectl("delete", "jobs", "--all", "--wait=false", "--cascade=orphan")
+    kubectl("delete", "pods", "--all", "--now")
+    kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found")
+    for item in kubectl("get", kinds, "-o", "name").split() if kinds else ():
         # The operator may have let it go meanwhile. What is still there the wait below speaks of.
         with contextlib.suppress(KubectlError):
             kubectl("patch", item, "--type=merge", "-p", '{"metadata": {"finalizers": null}}')

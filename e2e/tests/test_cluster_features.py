@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from e2e import installation
 from e2e.cluster import Cluster
 from e2e.images import builders, recipes, targets
+from e2e.kubectl import Kubectl as BoundKubectl
 
 pytestmark = pytest.mark.cluster
 
@@ -32,6 +34,7 @@ Kubectl = Callable[..., str]
 def cluster() -> Iterator[Cluster]:
     """A cluster of this module's own."""
     made = Cluster(NAME)
+    made.down()  # What a killed run left.
     made.up()
     yield made
     made.down()
@@ -201,6 +204,26 @@ def test_a_job_ends_with_its_exit_code_and_message(kubectl: Kubectl, pod: str, i
     pods = json.loads(kubectl("-n", "probe", "get", "pods", "-l", "job-name=job", "-o", "json"))
     ended = pods["items"][0]["status"]["containerStatuses"][0]["state"]["terminated"]
     assert (ended["exitCode"], ended["message"]) == (65, "words\n")
+
+
+def test_what_a_killed_run_left_is_removed(cluster: Cluster, image: str) -> None:
+    """A stage's pod has ten minutes for its checkpoint; a run that finds it does not wait for them."""
+    bound = BoundKubectl(Path(cluster.tools.kubectl), Path(cluster.kubeconfig), "left-behind")
+    bound.apply(installation.namespace_manifest(bound.namespace))
+    container = {"name": "stage", "image": image, "command": ["sleep", "infinity"], "securityContext": RESTRICTED}
+    pod = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 600, "containers": [container]}
+    bound.apply(
+        {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "metadata": {"name": "stage"},
+            "spec": {"template": {"metadata": {"labels": {"app": "stage"}}, "spec": pod}},
+        }
+    )
+    bound.wait("job", "stage", lambda job: job.get("status", {}).get("ready") == 1, 90)
+    for _ in ("what is there goes", "what is not there is fine"):
+        installation.remove_namespace(bound, bound.namespace)
+        assert bound.get("namespace", bound.namespace) is None
 
 
 def test_a_changed_image_is_loaded_beside_the_old_one(cluster: Cluster, image: str, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ NAME = "flywheel-foreign"
 def cluster() -> Iterator[Cluster]:
     """The cluster, up before it is handed over."""
     made = Cluster(NAME)
+    made.down()  # What a killed run left.
     made.up()
     yield made
     made.down()

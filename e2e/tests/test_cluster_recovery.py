@@ -33,6 +33,7 @@ MARKER = {
 def shared() -> Iterator[Cluster]:
     """One cluster for all tests that only break it; it goes at the end."""
     made = Cluster(NAME)
+    made.down()  # What a killed run left.
     yield made
     made.down()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from e2e import tiny_data, tiny_model
 from e2e.images.targets import Target
-from e2e.installation import IMAGES, Loader, claim_manifest, install, namespace_manifest
+from e2e.installation import IMAGES, Loader, claim_manifest, install, namespace_manifest, remove_namespace
 from e2e.kubectl import Kubectl, Manifest
 from e2e.world.manifests import CLAIM
 
@@ -75,6 +75,8 @@ def bring_up(target: Target, namespace: str, scratch: Path, **values: Any) -> Wo
     target.up()
     images = target.images(IMAGES)
     kubectl = Kubectl(target.kubectl, target.kubeconfig, namespace)
+    # A run that was killed took nothing down: its objects would be taken for this run's.
+    remove_namespace(kubectl, namespace)
     kubectl.apply(namespace_manifest(namespace))
     kubectl.apply(claim_manifest(CLAIM, "4Gi"))
     loader = Loader(kubectl, CLAIM, images["trainer"])

@@ -1,25 +1,26 @@
 """The planner of ABTests: in line, arms and router up, the window with its looks, the verdict, the way back."""
 
 from datetime import timedelta
-from typing import Final, Literal
+from typing import Final
 
 from flywheel_contract.durations import seconds
-from flywheel_contract.experiment import AnalysisReason, AnalysisResult, Arm
-from flywheel_operator.decide.abtest import Decision, DecisionRule, final_verdict, harm_look
-from flywheel_operator.decide.power import POWER, Outlook, outlook
+from flywheel_contract.experiment import AnalysisResult
+from flywheel_operator.decide.abtest import Decision, final_verdict, harm_look
 from flywheel_operator.manifests.analysis import Measurement
-from flywheel_operator.model.abtest_status import ABTestStatus, AbVerdictStatus, PowerStatus
+from flywheel_operator.model.abtest_status import ABTestStatus, AbVerdictStatus
 from flywheel_operator.model.experiment import NO_DATA_REASONS, AbReason, AbVerdict, LookOutcome
 from flywheel_operator.model.names import COMMAND_ABORT, FINALIZER_ROUTING
 from flywheel_operator.model.objects import ABTest
-from flywheel_operator.model.observed import JobState, ObservedABTest
+from flywheel_operator.model.observed import ObservedABTest
 from flywheel_operator.model.phases import ABTEST_TERMINAL, TERMINAL, ABTestPhase
 from flywheel_operator.plan import abtest_report as report
 from flywheel_operator.plan import abtest_routing as routing
 from flywheel_operator.plan import abtest_runs as runs
 from flywheel_operator.plan import reasons
-from flywheel_operator.plan.abtest_arms import apply_arms, check, not_ready, remove_arm
-from flywheel_operator.plan.actions import Plan, Ref
+from flywheel_operator.plan.abtest_arms import apply_arms, check, not_ready
+from flywheel_operator.plan.abtest_exit import delete_stray_jobs, leave, wind_down
+from flywheel_operator.plan.abtest_power import rule_of, show_power
+from flywheel_operator.plan.actions import Plan
 from flywheel_operator.plan.draft import Draft
 from flywheel_operator.plan.prerequisites import WAIT_SECONDS, Missing, service_taken
 
@@ -29,7 +30,6 @@ SERVERS_NOT_READY: Final = "ServersNotReady"
 WINDOW_OPEN: Final = "WindowOpen"
 WINDOW_OVER: Final = "WindowOver"
 GENERATION_ENDED: Final = "GenerationEnded"
-POWERED: Final = "Powered"
 POLL_SECONDS: Final = 10.0
 
 
@@ -38,7 +38,8 @@ def plan(observed: ObservedABTest) -> Plan[ABTestStatus]:
     test = observed.test
     draft = Draft(test.metadata, observed.now, test.status)
     if test.metadata.deletion_timestamp is not None:
-        _leave(draft, observed)
+        leave(draft, observed)
+        _wake(draft, observed)
         return draft.plan()
     ended = _ended_with_generation(observed)
     if test.status.phase in ABTEST_TERMINAL:
@@ -55,21 +56,10 @@ def plan(observed: ObservedABTest) -> Plan[ABTestStatus]:
     else:
         _run(draft, observed)
     if draft.status.phase in ABTEST_TERMINAL:
-        _wind_down(draft, observed)
-    _delete_stray_jobs(draft, observed)
+        wind_down(draft, observed)
+    delete_stray_jobs(draft, observed)
     _wake(draft, observed)
     return draft.plan()
-
-
-def rule_of(test: ABTest) -> DecisionRule:
-    """What the test is judged by."""
-    spec = test.spec
-    return DecisionRule(
-        primaries=tuple(spec.primaries),
-        guardrails=tuple(spec.guardrails),
-        min_users_per_arm=spec.min_users_per_arm,
-        decisions=2 if spec.on_inconclusive == "Extend" else 1,
-    )
 
 
 def _prepare(draft: Draft[ABTestStatus], observed: ObservedABTest) -> None:
@@ -139,7 +129,7 @@ def _provision(draft: Draft[ABTestStatus], observed: ObservedABTest) -> None:
         return
     apply_arms(draft, observed)
     config = routing.apply_router(draft, observed, split=True, paused=_paused(draft, observed))
-    measured = _baseline(draft, observed)
+    measured = show_power(draft, observed)
     waits = not_ready(observed) or routing.not_ready(observed, config)
     if waits:
         _await(draft, observed, waits)
@@ -165,50 +155,6 @@ def _await(draft: Draft[ABTestStatus], observed: ObservedABTest, waits: str) -> 
         return
     draft.condition(reasons.PROGRESSING, "True", SERVERS_STARTING, waits)
     draft.look_again(POLL_SECONDS)
-
-
-def _baseline(draft: Draft[ABTestStatus], observed: ObservedABTest) -> bool:
-    """Whether what can be said of the power is said."""
-    if any(c.type == POWERED for c in draft.status.conditions):
-        return True
-    wanted = runs.baseline(observed)
-    run, result = runs.advance(draft, observed, wanted)
-    if result is not None and result.baseline is not None and result.reason is AnalysisReason.SUCCEEDED:
-        spec = observed.test.spec
-        seen = outlook(
-            result.baseline,
-            rule_of(observed.test),
-            spec.allocation,
-            seconds(spec.duration),
-            spec.target_lift,
-        )
-        power = [
-            PowerStatus(metric=p.metric, role="Primary", detectable_lift=p.detectable_lift) for p in seen.primaries
-        ] + [
-            PowerStatus(metric=g.metric, role="Guardrail", pass_probability=g.pass_probability) for g in seen.guardrails
-        ]
-        draft.set(power=power)
-        status, reason = _sight(seen)
-        draft.condition(POWERED, status, reason, seen.message)
-        if status == "False":
-            draft.event("Warning", reason, seen.message)
-        return True
-    if run.state in ("Succeeded", "Failed"):
-        said = run.message or "the log of the lineage holds no users of the time before the test"
-        draft.condition(POWERED, "Unknown", "NoHistory", f"what it can see is not known: {said}")
-        return True
-    return False
-
-
-def _sight(seen: Outlook) -> tuple[Literal["True", "False", "Unknown"], str]:
-    if seen.sees_target is None:
-        return "Unknown", "NoHistory"
-    if not seen.sees_target:
-        return "False", "CannotSeeTarget"
-    if seen.win_probability is not None and seen.win_probability < POWER:
-        # It would see the lift, and still not win: its guardrails have too few events to pass.
-        return "False", "GuardrailsCannotPass"
-    return "True", "SeesTarget"
 
 
 def _run(draft: Draft[ABTestStatus], observed: ObservedABTest) -> None:
@@ -336,43 +282,6 @@ def _paused(draft: Draft[ABTestStatus], observed: ObservedABTest) -> bool:
 
 def _duration(observed: ObservedABTest) -> timedelta:
     return timedelta(seconds=seconds(observed.test.spec.duration))
-
-
-def _wind_down(draft: Draft[ABTestStatus], observed: ObservedABTest) -> None:
-    """After the end: users go back to what serves, then what the test started goes."""
-    if draft.status.start_time is None:
-        return
-    settled = routing.point_away(draft, observed)
-    if not settled:
-        return
-    assert draft.status.completion_time is not None
-    left = observed.test.spec.serving.drain_seconds - (observed.now - draft.status.completion_time).total_seconds()
-    if left > 0:
-        draft.look_again(left)
-        return
-    remove_arm(draft, observed, Arm.TREATMENT)
-    if not routing.serves_alone(observed):
-        remove_arm(draft, observed, Arm.CONTROL)
-        routing.remove_router(draft, observed)
-
-
-def _leave(draft: Draft[ABTestStatus], observed: ObservedABTest) -> None:
-    """Deletion: users have another way first; what the test made goes with it."""
-    if FINALIZER_ROUTING not in observed.test.metadata.finalizers:
-        return
-    routing.retire(draft, observed)
-    draft.remove_finalizer = FINALIZER_ROUTING
-    _wake(draft, observed)
-
-
-def _delete_stray_jobs(draft: Draft[ABTestStatus], observed: ObservedABTest) -> None:
-    """Jobs of runs that nobody waits for any more."""
-    wanted = {r.job for r in draft.status.runs if r.state == "Running"}
-    if draft.status.phase in ABTEST_TERMINAL:
-        wanted = set()
-    for name, view in observed.jobs.items():
-        if view.state in (JobState.SUSPENDED, JobState.PENDING, JobState.RUNNING) and name not in wanted:
-            draft.delete.append(Ref("batch/v1", "Job", name))
 
 
 def _wake(draft: Draft[ABTestStatus], observed: ObservedABTest) -> None:
