@@ -94,6 +94,7 @@ class LogSettings(Record):
     """The lineage's log: exposures, events and turns."""
 
     store: OutputUri = Field(description="`<artifacts>/<lineage>/traffic`: pvc://, file://, s3:// or gs://.")
+    turns: bool = Field(True, description="Keep what was said. Exposures and events hold no text and are always kept.")
     spool: Annotated[str, StringConstraints(pattern=r"^/", max_length=255)] = Field(
         SPOOL, description="Local folder of the segments that are on their way to a bucket."
     )

@@ -104,8 +104,10 @@ class Recorder:
         self._put(LogTable.EVENTS, now, row.to_row())
 
     def turn(self, exchange: Exchange, turns: Sequence[Turn], reply: Said, latency_ms: float) -> None:
-        """Logs a conversation with its reply, where the user's consent allows it and all of it can be read."""
-        if not turns or (self._config.consent.mode == "Require" and exchange.consent is not True):
+        """Logs a conversation with its reply, where turns are kept, the user agrees, and all of it can be read."""
+        if not turns or not self._config.log.turns:
+            return
+        if self._config.consent.mode == "Require" and exchange.consent is not True:
             return
         if not all(said.readable for said in (reply, *(turn.said for turn in turns))):
             return

@@ -85,6 +85,14 @@ async def test_with_consent_required_only_such_turns_are_stored(model: Model, tm
         assert await lab.kinds() == ["message"] * 3
 
 
+async def test_where_turns_are_not_kept_nothing_that_was_said_is(model: Model, tmp_path: Path) -> None:
+    async with running(tmp_path / "t", model, log={"turns": False}) as lab:
+        await lab.chat()
+        assert await lab.kinds() == ["message"]
+        assert len(await lab.rows("exposures")) == 1
+        assert await lab.rows("turns") == []
+
+
 async def test_turns_are_marked_with_the_day_they_must_be_gone(model: Model, tmp_path: Path) -> None:
     async with running(tmp_path / "t", model, retentionDays=30) as lab:
         await lab.chat()

@@ -329,6 +329,7 @@ def test_a_service_of_someone_else_is_waited_for(bench: Bench) -> None:
     [
         ({"lineage": "sol"}, {}, "GenerationNotFound"),
         ({"serving": {"gateway": {"mode": "Disabled"}}}, {}, "GenerationNotReady"),
+        ({"artifacts": {"uri": "s3://bucket/runs"}}, {}, "ArtifactsDiffer"),
         ({}, {"phase": "Aborted"}, "GenerationNotReady"),
     ],
 )

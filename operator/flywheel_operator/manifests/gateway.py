@@ -69,7 +69,9 @@ def gateway(
         model=model,
         characters=prompts,
         default_character=prompts[0].name if len(prompts) == 1 else None,
-        log=LogSettings(store=traffic_uri(artifacts, lineage), rotate_seconds=capture.rotate_seconds),
+        log=LogSettings(
+            store=traffic_uri(artifacts, lineage), turns=capture.turns, rotate_seconds=capture.rotate_seconds
+        ),
         consent=ConsentPolicy(mode="Require" if capture.require_consent else "Mark"),
         retention_days=capture.retention_days,
         moderation=Moderation(

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from flywheel_contract.characters import Character
 from flywheel_contract.experiment import Arm
+from flywheel_contract.online import traffic_uri
 from flywheel_operator.manifests.common import Manifest, labels, owner_reference
 from flywheel_operator.manifests.gateway import GATEWAY, config_map, gateway, key_secret
 from flywheel_operator.manifests.server import SERVER, gateway_server, model_server
@@ -15,6 +16,7 @@ from flywheel_operator.model.names import (
     LABEL_OWNER_KIND,
     child_name,
 )
+from flywheel_operator.model.objects import ABTest, Generation
 from flywheel_operator.model.observed import ObservedABTest
 from flywheel_operator.model.phases import ABTestPhase, Phase
 from flywheel_operator.model.status import ModelRef
@@ -26,6 +28,7 @@ ARM_PORT: Final = 80
 GENERATION_NOT_FOUND: Final = "GenerationNotFound"
 GENERATION_NOT_READY: Final = "GenerationNotReady"
 CONTROL_NOT_SERVING: Final = "ControlNotServing"
+ARTIFACTS_DIFFER: Final = "ArtifactsDiffer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +77,9 @@ def _reference(observed: ObservedABTest, side: Side) -> ModelRef | Missing:
     generation = observed.generations.get(name)
     if generation is None:
         return Missing(GENERATION_NOT_FOUND, f"waits for the Generation {name} ({field}) to be created")
-    if generation.spec.lineage != lineage:
-        other = generation.spec.lineage
-        return Missing(
-            GENERATION_NOT_FOUND, f"the Generation {name} ({field}) is of the lineage {other}, not {lineage}"
-        )
-    if generation.spec.serving.gateway.mode == "Disabled":
-        said = f"the Generation {name} ({field}) has no gateway (spec.serving.gateway.mode): nothing would be logged"
-        return Missing(GENERATION_NOT_READY, said)
+    unfit = _unfit(generation, field, observed.test)
+    if unfit is not None:
+        return unfit
     candidate = generation.status.candidate
     if candidate is None:
         phase = generation.status.phase.value
@@ -96,6 +94,25 @@ def _reference(observed: ObservedABTest, side: Side) -> ModelRef | Missing:
     if side.arm is Arm.TREATMENT and generation.status.phase is Phase.ABORTED:
         return Missing(GENERATION_NOT_READY, f"the Generation {name} ({field}) was aborted")
     return candidate
+
+
+def _unfit(generation: Generation, field: str, test: ABTest) -> Missing | None:
+    """Why what a Generation's users do could never be seen by the test."""
+    said = f"the Generation {generation.metadata.name} ({field})"
+    own, wanted = generation.spec, test.spec
+    if own.lineage != wanted.lineage:
+        return Missing(GENERATION_NOT_FOUND, f"{said} is of the lineage {own.lineage}, not {wanted.lineage}")
+    if own.serving.gateway.mode == "Disabled":
+        return Missing(
+            GENERATION_NOT_READY, f"{said} has no gateway (spec.serving.gateway.mode): nothing would be logged"
+        )
+    if traffic_uri(own.artifacts.uri, own.lineage) != traffic_uri(wanted.artifacts.uri, own.lineage):
+        return Missing(
+            ARTIFACTS_DIFFER,
+            f"{said} has its log below {own.artifacts.uri}, and the test reads what lies below {wanted.artifacts.uri}: "
+            "models that are compared need the same spec.artifacts.uri",
+        )
+    return None
 
 
 def apply_arms(draft: Draft[Any], observed: ObservedABTest) -> None:
