@@ -1,15 +1,20 @@
 """Artefacts: digests, links that leave their root, and the manifest that comes last, in a claim and in a bucket."""
 
+import contextlib
+import shutil
+import threading
 from pathlib import Path
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from flywheel_contract.base import digest_of
 from flywheel_contract.exit_codes import ExitCode
 from flywheel_contract.manifest import Manifest
 from flywheel_contract.stages import Stage
 from flywheel_trainer.artifacts import Store, digest_folder, size_of, write_atomically
+from flywheel_trainer.checkpoints import last_complete
 from flywheel_trainer.errors import ConfigError, DataError, OutsideRootError
 
 MANIFEST = Manifest(
@@ -91,6 +96,85 @@ def test_checkpoints_of_remote_stages_survive_the_machine(store: Store, tmp_path
     store.save_work(uri, work, "checkpoints")
     elsewhere = Store(tmp_path / "claims", tmp_path / "other-cache", lambda _scheme: fsspec.filesystem("memory"))
     assert (elsewhere.work(uri) / "checkpoints" / "checkpoint-1" / "state").read_text() == "1"
+
+
+class Cut(MemoryFileSystem):  # type: ignore[misc] -- fsspec has no types
+    """Storage that is gone after `left` uploads: the machine was killed."""
+
+    cachable = False
+    left = 0
+
+    def put_file(self, lpath: str, rpath: str, **options: object) -> None:
+        if not self.left:
+            raise ConnectionError("killed")
+        self.left -= 1
+        super().put_file(lpath, rpath, **options)
+
+
+def test_a_machine_that_dies_while_it_saves_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    uri = "s3://bucket/artifacts/l/g/sft/3"
+
+    def checkpoint(step: int) -> list[str]:
+        """In the order in which they are sent: what goes with each checkpoint, the model, what makes it count."""
+        return ["metrics.jsonl", "screening.json", f"checkpoint-{step}/model", f"checkpoint-{step}/trainer_state.json"]
+
+    remote = Cut()
+    for uploads in range(5):
+        store = Store(tmp_path / "claims", tmp_path / f"{uploads}", lambda _scheme: remote)
+        for step in (1, 2):
+            work = store.work(uri)
+            shutil.rmtree(work / "checkpoints", ignore_errors=True)
+            for name in checkpoint(step):
+                file = work / "checkpoints" / name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(f'{{"global_step": {step}, "max_steps": 2}}', encoding="utf-8")
+            remote.left = 4 if step == 1 else uploads
+            with contextlib.nullcontext() if remote.left == 4 else pytest.raises(ConnectionError):
+                store.save_work(uri, work, "checkpoints")
+        after = Store(tmp_path / "claims", tmp_path / f"after-{uploads}", lambda _scheme: remote)
+        folder = after.work(uri) / "checkpoints"
+        found = last_complete(folder)
+        assert found is not None
+        assert found.step == (2 if uploads == 4 else 1)
+        assert {p.name for p in folder.iterdir() if p.is_file()} == {"metrics.jsonl", "screening.json"}
+        after.drop_work(uri, after.work(uri))
+
+
+class Slow(MemoryFileSystem):  # type: ignore[misc] -- fsspec has no types
+    """Storage whose downloads wait for a second one for a moment: two at once would meet."""
+
+    cachable = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.downloads = 0
+        self._meeting = threading.Barrier(2)
+
+    def get(self, *arguments: object, **options: object) -> None:
+        self.downloads += 1
+        with contextlib.suppress(threading.BrokenBarrierError):
+            self._meeting.wait(0.5)
+        super().get(*arguments, **options)
+
+
+@pytest.mark.parametrize("what", ["input", "work"])
+def test_the_processes_of_a_node_download_once(tmp_path: Path, what: str) -> None:
+    remote = Slow()
+    remote.pipe_file("/bucket/once/.work/model/weights", b"w")
+    folders = []
+
+    def fetch() -> None:
+        store = Store(tmp_path / "claims", tmp_path / "cache", lambda _scheme: remote)
+        uri = "s3://bucket/once"
+        folders.append(store.work(uri) if what == "work" else store.local(f"{uri}/.work"))
+
+    processes = [threading.Thread(target=fetch) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [(folder / "model" / "weights").read_text() for folder in folders] == ["w", "w", "w"]
+    assert remote.downloads == 1
 
 
 def test_a_manifest_that_cannot_be_read_is_none(store: Store, tmp_path: Path) -> None:

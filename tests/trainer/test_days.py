@@ -9,11 +9,13 @@ import pytest
 
 from e2e import tiny_data
 from flywheel_contract.stage_spec import DateRange, Input
-from flywheel_contract.stages import Origin, Role
+from flywheel_contract.stages import Origin, Role, Stage
 from flywheel_trainer.artifacts import Store, digest_folder
+from flywheel_trainer.context import StageContext
 from flywheel_trainer.data.rows import read_traffic
 from flywheel_trainer.days import gather, refuse_unfinished
 from flywheel_trainer.errors import DataError
+from flywheel_trainer.runner import read_spec
 from tests.trainer.workshop import Json, Workshop
 
 LOG = "pvc://lab/runs/luna/traffic/turns"
@@ -58,6 +60,20 @@ def test_a_day_that_changed_afterwards_is_refused(workshop: Workshop, log: Path)
     code, result = workshop.run("curate", [two | {"digest": digest}])
     assert code == 65
     assert "has changed since it was resolved" in result.message
+
+
+def test_the_processes_of_a_stage_do_not_gather_under_each_other(
+    workshop: Workshop, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = source("2026-03-01", "2026-03-01")
+    digest = workshop.succeed("resolve", [one]).outputs["traffic"]
+    spec = read_spec(Stage.CURATE, workshop.spec("curate", [one | {"digest": digest}]))
+    gathered = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        gathered.append(StageContext(spec, Store(workshop.root)).input(Role.TRAFFIC).path)
+    assert gathered[0] != gathered[1]
+    assert [digest_folder(folder) for folder in gathered] == [digest, digest]
 
 
 def test_days_that_are_not_there_are_refused(workshop: Workshop, log: Path) -> None:

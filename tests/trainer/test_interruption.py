@@ -90,6 +90,19 @@ def test_stopped_behind_its_last_step_it_trains_no_further(workshop: Workshop, i
     assert workshop.history(second) == finished
 
 
+def test_what_was_killed_before_its_first_checkpoint_has_no_history(workshop: Workshop, inputs: list[Json]) -> None:
+    params = {"maxSteps": 6, "learningRate": 1e-3}
+    first = workshop.succeed("sft", inputs, **params)
+    history = workshop.history(first)
+    folder = workshop.folder(first)
+    (folder / "manifest.json").unlink()
+    (folder / ".work" / "checkpoints").mkdir(parents=True)
+    killed = '{"step": 1, "loss": 9.0}\n{"step": 2, "loss": 9.0}\n{"step": 3, "lo'
+    (folder / ".work" / "checkpoints" / "metrics.jsonl").write_text(killed, encoding="utf-8")
+    second = workshop.succeed("sft", inputs, **params)
+    assert [line["loss"] for line in workshop.history(second)] == [line["loss"] for line in history]
+
+
 def test_a_checkpoint_cut_short_does_not_count(tmp_path: Path) -> None:
     for step, complete in ((2, True), (4, True), (6, False)):
         folder = tmp_path / f"checkpoint-{step}"

@@ -3,6 +3,8 @@
 An artefact exists when its manifest does: outputs are put in place first, `manifest.json` is written last, at once.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
@@ -18,6 +20,7 @@ from flywheel_contract import paths
 from flywheel_contract.base import Digest
 from flywheel_contract.manifest import MANIFEST_NAME, Manifest
 from flywheel_contract.uris import Location, UriError, join_uri, parse_uri
+from flywheel_trainer import checkpoints
 from flywheel_trainer.errors import ConfigError, DataError, ModelError, OutsideRootError, StageError
 
 WORK_NAME: Final = ".work"
@@ -112,8 +115,9 @@ class Store:
         if location.scheme == "hf":
             return self._from_hub(location)
         target = self._cached(location)
-        if not target.exists():
-            self._download(location, target)
+        with _alone(target):
+            if not target.exists():
+                self._download(location, target)
         return target
 
     def exists(self, uri: str) -> bool:
@@ -158,8 +162,10 @@ class Store:
             _refuse_links_out(path, self._root(location), uri)
         else:
             path = self._cached(location)
-            if not path.exists() and self._remote(location.scheme).exists(f"{location.root}/{location.path}"):
-                self._download(location, path)
+            with _alone(path):
+                if not path.exists() and self._remote(location.scheme).exists(f"{location.root}/{location.path}"):
+                    self._download(location, path)
+                path.mkdir(exist_ok=True)
         path.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -232,7 +238,6 @@ class Store:
         partial = target.with_name(target.name + ".partial")
         if partial.is_dir():
             shutil.rmtree(partial)
-        target.parent.mkdir(parents=True, exist_ok=True)
         remote = self._remote(location.scheme)
         source = f"{location.root}/{location.path}"
         if not remote.exists(source):
@@ -245,14 +250,16 @@ class Store:
         partial.rename(target)
 
     def _replace_remote(self, location: Location, folder: Path) -> None:
+        """What is new goes up before what is old goes: an upload that is cut short leaves the last checkpoint whole."""
         remote = self._remote(location.scheme)
         target = f"{location.root}/{location.path}"
-        if remote.exists(target):
-            remote.rm(target, recursive=True)
-        for file in (p for p in sorted(folder.rglob("*")) if p.is_file()):
-            name = f"{target}/{file.relative_to(folder).as_posix()}"
+        before = {str(name).strip("/") for name in remote.find(target)} if remote.exists(target) else set()
+        files = {f"{target}/{p.relative_to(folder).as_posix()}": p for p in folder.rglob("*") if p.is_file()}
+        for name in sorted(files, key=lambda name: (checkpoints.vouches(files[name]), name.count("/"), name)):
             remote.makedirs(name.rpartition("/")[0], exist_ok=True)
-            remote.put_file(str(file), name)
+            remote.put_file(str(files[name]), name)
+        for name in sorted(before - files.keys()):
+            remote.rm_file(name)
 
     def _from_hub(self, location: Location) -> Path:
         # Not at the top: most stages read no hf:// URI, and a re-run that finds its manifest must be quick.
@@ -267,6 +274,15 @@ class Store:
         except HfHubHTTPError as error:
             raise ModelError(f"{location}: the Hugging Face Hub refuses it: {error}") from error
         return Path(folder) / location.path
+
+
+@contextlib.contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """The processes of a node share the cache: one of them downloads, the others find what it has left."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_name(f"{target.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _refuse_links_out(path: Path, root: Path, uri: str) -> None:

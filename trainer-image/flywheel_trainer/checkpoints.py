@@ -34,6 +34,11 @@ def last_complete(folder: Path) -> Checkpoint | None:
     return max(_complete(folder), key=lambda checkpoint: checkpoint.step, default=None)
 
 
+def vouches(file: Path) -> bool:
+    """Whether `file` is what makes a checkpoint complete, so that it has to be copied last."""
+    return file.name == _STATE
+
+
 def forget(folder: Path) -> None:
     """Removes all that earlier attempts left in `folder`."""
     shutil.rmtree(folder)

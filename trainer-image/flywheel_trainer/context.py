@@ -30,9 +30,14 @@ MODEL_HASH_LIMIT: Final = 2 << 30
 """Models that are no output of ours are hashed again up to this many bytes; larger ones are trusted as resolved."""
 
 
+def rank() -> str:
+    """This process's number among all of the stage's."""
+    return os.environ.get("RANK", "0")
+
+
 def is_main_process() -> bool:
     """Whether this process reports and writes: rank 0 of several, or the only one."""
-    return os.environ.get("RANK", "0") == "0"
+    return rank() == "0"
 
 
 def is_first_of_its_node() -> bool:
@@ -203,7 +208,8 @@ class StageContext:
         if spec.dates is not None:
             if self.spec.stage is Stage.RESOLVE:
                 days.refuse_unfinished(spec)
-            path = days.gather(self.store, spec, self.work / "days" / spec.name)
+            # Each process gathers links of its own: several share the work folder.
+            path = days.gather(self.store, spec, self.work / "days" / rank() / spec.name)
         else:
             path = self.store.local(spec.uri)
         if not path.exists():

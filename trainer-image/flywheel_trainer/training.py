@@ -162,8 +162,8 @@ def train(ctx: StageContext, trainer: Trainer) -> History:
     wait_for_all()
     last = checkpoints.last_complete(folder)
     history = History(folder / HISTORY)
+    history.keep_up_to(last.step if last is not None else 0)
     if last is not None:
-        history.keep_up_to(last.step)
         if last.finished:
             _log.info("training had been finished at step %d", last.step)
             return history
