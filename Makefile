@@ -39,7 +39,7 @@ check: venv ## Lint, types, room rules, generated files; seconds, changes nothin
 e2e: venv ## The cluster tests of `make test` alone.
 	$(PYTEST) -m "cluster and not full" e2e
 
-e2e-full: venv ## The cluster tests that take longer.
+e2e-full: venv ## All tests marked full, which take longer: of the cluster and of the trainer.
 	$(PYTEST) -m full
 
 regen: venv ## Write the generated files anew: CRDs, docs/transitions.md, docs/schemas, the chart's copies and manifests/base.
