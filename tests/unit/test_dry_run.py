@@ -126,7 +126,7 @@ def test_it_resolves_counts_and_ends_with_a_table(lab: Lab) -> None:
     assert [s.name for s in status.estimate.stages] == [Stage.SFT, Stage.EVALUATE]
     [event] = [e for e in plan.events if e.reason == "DryRun"]
     assert event.type == "Normal"
-    assert event.message.startswith("nothing was trained; at most ")
+    assert event.message.startswith("nothing was trained; about ")
     lab.annotate("gen-1", COMMAND_RERUN, "sft")
     lab.go("gen-1", rounds=5)
     assert {j.owner[1] for j in lab.jobs.values()} == {"resolve"}

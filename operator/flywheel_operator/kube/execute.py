@@ -1,4 +1,4 @@
-"""Carries a Plan out: the only module that changes the cluster."""
+"""Carries a Plan out: what the planners want of the cluster is done here and nowhere else."""
 
 import secrets
 from typing import Any, Final, Generic, TypeVar

@@ -131,7 +131,7 @@ class VerdictStatus(StatusRecord):
 
 
 class EstimatedStage(StatusRecord):
-    """What a stage would do at most."""
+    """What a stage would do, as far as it can be estimated."""
 
     name: Stage = Field(description="The stage.")
     rows: int = Field(description="Conversations, pairs or replies.")

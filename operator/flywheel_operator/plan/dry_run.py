@@ -59,7 +59,7 @@ def _shown(work: Work) -> EstimatedStage:
 def in_short(works: Sequence[EstimatedStage]) -> str:
     """The estimate in one line, for conditions and Events."""
     each = ", ".join(f"{w.name.value} {w.gpu_hours:.3g}" for w in works)
-    return f"nothing was trained; at most {sum(w.gpu_hours for w in works):.3g} GPU-hours: {each}"
+    return f"nothing was trained; about {sum(w.gpu_hours for w in works):.3g} GPU-hours: {each}"
 
 
 def table(counted: Sequence[Output], works: Sequence[EstimatedStage]) -> str:
@@ -71,7 +71,7 @@ def table(counted: Sequence[Output], works: Sequence[EstimatedStage]) -> str:
     lines += [("in all", "", "", "", f"{sum(w.gpu_hours for w in works):.3g}")]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join(["nothing was trained; at most it would be:", *text])
+    return "\n".join(["nothing was trained; it would be about:", *text])
 
 
 def _sizes(inputs: Sequence[Input], counted: Sequence[Output]) -> Sizes:
