@@ -120,12 +120,20 @@ class RejectionSampleSpec(_StageSpec):
     params: RejectionSampleParams = Field(default_factory=RejectionSampleParams)
 
 
-class SftSpec(_ScreenedSpec):
+class _JudgedSpec(_ScreenedSpec):
+    """Of a stage whose candidates held-out users judge, in this generation or in a later one."""
+
+    holdout_fraction: float = Field(
+        0.0, ge=0, lt=1, description="The curation's: rows of users in this share are not trained on; 0 keeps all."
+    )
+
+
+class SftSpec(_JudgedSpec):
     stage: Literal[Stage.SFT] = Stage.SFT
     params: SftParams = Field(default_factory=SftParams)
 
 
-class DpoSpec(_ScreenedSpec):
+class DpoSpec(_JudgedSpec):
     stage: Literal[Stage.DPO] = Stage.DPO
     params: DpoParams = Field(default_factory=DpoParams)
 
@@ -160,6 +168,7 @@ def inputs_digest(spec: StageSpec) -> Digest:
         {
             **anew,
             **({"screening": spec.screening.to_json()} if isinstance(spec, _ScreenedSpec) else {}),
+            **({"holdoutFraction": spec.holdout_fraction} if isinstance(spec, _JudgedSpec) else {}),
             "apiVersion": spec.api_version,
             "stage": spec.stage.value,
             "seed": spec.seed,

@@ -61,6 +61,7 @@ def test_where_things_lie_and_what_they_are_called_does_not_count(changes: dict[
         {"inputs": [policy(weight=2)]},
         {"inputs": [policy(origin=Origin.USER)]},
         {"inputs": []},
+        {"holdout_fraction": 0.2},
         {"characters": [Character(name="luna", system_prompt="You are Luna.")]},
     ],
 )

@@ -1,6 +1,7 @@
 """What is trained on: which tokens count, what is cut, in which shares; and when a run is stopped."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,15 @@ from transformers import PreTrainedTokenizerBase, TrainerControl, TrainerState, 
 
 from e2e import tiny_data
 from flywheel_contract.characters import Character
-from flywheel_contract.stage_spec import SftSpec
+from flywheel_contract.stage_spec import CurateSpec, DpoSpec, SftSpec
 from flywheel_contract.stages import Role
+from flywheel_trainer import mixture
 from flywheel_trainer.artifacts import Store, digest_folder
 from flywheel_trainer.callbacks import History, StageCallback
 from flywheel_trainer.context import StageContext
 from flywheel_trainer.data.rows import Message
+from flywheel_trainer.data.screening import Screen
+from flywheel_trainer.data.split import held_out
 from flywheel_trainer.errors import DataError, ModelError, NotFiniteError, SpecError
 from flywheel_trainer.examples import IGNORED, conversations, encode_replies, without_judged
 from flywheel_trainer.models import FALLBACK_TEMPLATE, load_tokenizer
@@ -118,9 +122,44 @@ def test_who_judges_the_candidate_does_not_train_it(tmp_path: Path) -> None:
         inputs.append({"name": name, "role": role, "kind": "Data", "uri": uri, "digest": digest_folder(data)})
     spec = SftSpec.model_validate({"owner": "g", "group": "l", "artifacts": "pvc://lab/out", "inputs": inputs})
     ctx = StageContext(spec, Store(tmp_path))
-    kept = without_judged(ctx, conversations(ctx, Role.SFT_DATA))
+    kept = without_judged(ctx, conversations(ctx, Role.SFT_DATA), "a")
     assert len(kept) == len(rows) - len(judging)
     assert {row.user for row in kept}.isdisjoint(row["user"] for row in judging)
+
+
+@pytest.mark.parametrize("kind", [SftSpec, DpoSpec])
+def test_who_is_held_out_is_not_trained_on_even_without_traffic_today(
+    tmp_path: Path, kind: type[SftSpec | DpoSpec]
+) -> None:
+    ctx = context(tmp_path)
+    spec = kind(**{name: getattr(ctx.spec, name) for name in ("owner", "group", "artifacts", "inputs")})
+    rows = conversations(ctx, Role.SFT_DATA)
+    assert without_judged(replace(ctx, spec=spec), rows, "a") == rows
+    told = replace(ctx, spec=spec.model_copy(update={"holdout_fraction": 0.5}))
+    kept = without_judged(told, rows, "a")
+    assert 0 < len(kept) < len(rows)
+    assert kept == [row for row in rows if not held_out(row.user, 0.5)]
+    with pytest.raises(DataError, match=r"input fixes: all \d+ rows are of users who are held out"):
+        without_judged(told, [row for row in rows if row not in kept], "fixes")
+
+
+def test_rows_of_who_is_held_out_are_counted_in_their_source(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    given = context(tmp_path)
+    ctx = replace(given, spec=given.spec.model_copy(update={"holdout_fraction": 0.5}))
+    held = sum(held_out(row.user, 0.5) for row in conversations(ctx, Role.SFT_DATA))
+    sources = mixture.sources(ctx, ctx.spec.params, Screen(ctx))
+    mixture.encode(ctx, tokenizer, sources)
+    counts = mixture.counts(sources)
+    assert 0 < held == counts["dropped-held-out"] == mixture.report(sources)["a"]["droppedHeldOut"]
+    assert counts["rows-a"] == 20 - held - counts["dropped-too-long"]
+
+
+def test_only_stages_with_data_of_ones_own_know_who_is_held_out(tmp_path: Path) -> None:
+    ctx = replace(context(tmp_path), spec=CurateSpec(owner="g", group="l", artifacts="pvc://lab/out"))
+    with pytest.raises(TypeError, match="curate does not know"):
+        without_judged(ctx, [], "a")
 
 
 def test_an_input_that_was_not_resolved_is_refused(tmp_path: Path) -> None:

@@ -185,6 +185,38 @@ def test_whether_the_user_went_on_is_in_the_conversation() -> None:
     assert examples([row("c", "ua", time=None)], SignalParams(name="continued", source="Conversation"))[0] == []
 
 
+GOES_ON = SignalParams(name="continued", source="Conversation")
+
+
+def test_of_a_client_that_sends_a_window_the_latest_row_tells_who_went_on() -> None:
+    """Every row has four messages, so none is longer; the user went on after each reply but the last."""
+    talk = row("a", "uauauaua").messages
+    windows = [
+        row("a", "u", time=T0 + hour * timedelta(hours=1)).model_copy(update={"messages": talk[start : start + 4]})
+        for hour, start in enumerate((0, 2, 4))
+    ]
+    later = row("b", "ua", time=T0 + 3 * DAY)
+    for rows in (windows, windows[::-1]):
+        found, counts = examples([*rows, later], GOES_ON)
+        told = [(e.messages[-1]["content"], e.given) for e in found]
+        assert told == [("5", True), ("7", False)]
+        assert counts == {"rows": 4, "dropped-earlier-turn": 2, "dropped-unsettled": 1}
+
+
+def test_an_edited_conversation_is_what_was_said_last() -> None:
+    rows = [row("a", "uauaua", time=T0), row("a", "ua", time=T0 + DAY), row("a", "uaua", time=None)]
+    found, _ = examples([*rows, row("b", "ua", time=T0 + 3 * DAY)], GOES_ON)
+    assert [(len(e.messages), e.given) for e in found] == [(2, False)]
+
+
+def test_the_opening_line_tells_nothing() -> None:
+    """A log has it only because somebody answered."""
+    rows = [row("a", "auaua", time=T0), row("b", "aua", time=T0 + 2 * DAY), row("c", "a", time=T0, continued=True)]
+    found, counts = examples(rows, GOES_ON)
+    assert [(e.row.conversation, len(e.messages), e.given) for e in found] == [("a", 3, True), ("a", 5, False)]
+    assert counts == {"rows": 3, "dropped-earlier-turn": 0, "dropped-opening": 3, "dropped-unsettled": 1}
+
+
 def test_times_of_any_zone_and_none() -> None:
     naive = row("a", "ua", liked=True).model_copy(update={"time": "2026-05-01T10:00:00"})
     zoned = row("b", "ua", liked=True).model_copy(update={"time": "2026-05-01T12:00:00+02:00"})

@@ -14,7 +14,7 @@ from flywheel_contract.params import (
     RewardStageParams,
     SignalParams,
 )
-from flywheel_contract.stage_spec import Input
+from flywheel_contract.stage_spec import DpoSpec, Input, SftSpec
 from flywheel_contract.stages import OUTPUTS, RewardModelType, Role, Stage
 from flywheel_operator.model.generation import GenerationSpec
 from flywheel_operator.model.snapshot import Snapshot
@@ -193,6 +193,16 @@ def test_a_pools_models_are_inputs_and_its_endpoints_parameters() -> None:
         {"samplesPerPrompt": 3, "pool": [{"name": "large"}, {"name": "hosted", "endpoint": endpoint}]}
     )
     assert type(spec.params.pool[0]) is PoolPolicyParams, "where a model lies is its input's business"
+
+
+@pytest.mark.parametrize("stage", [Stage.SFT, Stage.DPO])
+def test_a_stage_with_data_of_ones_own_is_told_who_is_held_out(stage: Stage) -> None:
+    """Whoever has no traffic this time is not among the evaluation's rows, and judges the next generation."""
+    given = snapshot()
+    order = generation_stages(given.spec.recipe)
+    spec = training_stage(stage, "gen-1", given, done(*order[: order.index(stage)]))
+    assert isinstance(spec, SftSpec | DpoSpec)
+    assert spec.holdout_fraction == 0.5
 
 
 def test_a_source_keeps_its_weight_in_the_mixture() -> None:

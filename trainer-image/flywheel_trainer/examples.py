@@ -5,11 +5,12 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from flywheel_contract.stage_spec import DpoSpec, SftSpec
 from flywheel_contract.stages import Role
 from flywheel_trainer.context import StageContext
 from flywheel_trainer.data.rows import Conversation, Message, Preference, RowT, read_preferences, read_traffic
 from flywheel_trainer.data.screening import Screen
-from flywheel_trainer.data.split import draw_key
+from flywheel_trainer.data.split import draw_key, held_out
 from flywheel_trainer.errors import ConfigError, DataError
 from flywheel_trainer.prompts import fit_prompt, render, spoken, token_ids, with_character
 
@@ -40,12 +41,30 @@ def screened_preferences(ctx: StageContext, screen: Screen) -> list[Preference]:
     return [row for i in inputs for row in share(ctx, screen(read_preferences(i.path, i.origin), i), i.weight)]
 
 
-def without_judged(ctx: StageContext, rows: Sequence[RowT]) -> list[RowT]:
-    """The rows of users and conversations that do not judge the candidate afterwards: data that a person hands over
-    beside the traffic may come from the same people."""
+def without_judged(ctx: StageContext, rows: Sequence[RowT], source: str) -> list[RowT]:
+    """The rows of users and conversations that judge neither this candidate nor a later one: data that a person hands
+    over beside the traffic may come from the same people, and who is held out without traffic today may judge tomorrow.
+
+    Raises:
+        DataError: nothing of `source` is left.
+        TypeError: the stage is told nothing of the hold-out.
+    """
+    spec = ctx.spec
+    if not isinstance(spec, SftSpec | DpoSpec):
+        raise TypeError(f"stage {spec.stage} does not know who is held out")
     judging = conversations(ctx, Role.EVALUATION)
     users, names = {row.user for row in judging}, {row.conversation for row in judging}
-    return [row for row in rows if row.user not in users and row.conversation not in names]
+    left = [
+        row
+        for row in rows
+        if row.user not in users and row.conversation not in names and not held_out(row.user, spec.holdout_fraction)
+    ]
+    if rows and not left:
+        raise DataError(
+            f"input {source}: all {len(rows)} rows are of users who are held out to judge the models; give everybody "
+            "who wrote some of them a `user` id of their own"
+        )
+    return left
 
 
 def share(ctx: StageContext, rows: list[RowT], weight: float) -> list[RowT]:

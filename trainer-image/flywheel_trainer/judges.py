@@ -1,11 +1,13 @@
 """The two kinds of judges: an endpoint that is asked over HTTP, and a model in this process."""
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import httpx
+from transformers import PreTrainedTokenizerBase
 
 from flywheel_contract.endpoints import ChatEndpoint
 from flywheel_contract.judging import JudgeParams
@@ -14,9 +16,11 @@ from flywheel_contract.stages import Role
 from flywheel_trainer import models
 from flywheel_trainer.chat_api import WAIT_SECONDS, AwayError, ChatApi, RefusedError, StrangeError
 from flywheel_trainer.context import LocalInput, StageContext
+from flywheel_trainer.data.rows import Message
 from flywheel_trainer.errors import ConfigError
 from flywheel_trainer.judge import WORDS, Item, Judge, ask, read_answer
 from flywheel_trainer.perplexity import reply_likelihoods
+from flywheel_trainer.prompts import render, token_ids
 
 _ANSWER_TOKENS = 200
 """Room for the answer: a JSON object, with some left for a model that says more than it should."""
@@ -69,6 +73,7 @@ class ModelJudge:
     precision: Precision
     batch_size: int
     report: Callable[[float], None] = lambda share: None
+    failures: Counter[str] = field(default_factory=Counter)
 
     @property
     def name(self) -> str:
@@ -76,24 +81,58 @@ class ModelJudge:
         return self.folder.spec.uri
 
     def answer(self, items: Sequence[Item]) -> list[bool | None]:
-        """One answer for each item; none where both words are equally likely."""
+        """One answer for each item; none where both words are equally likely, or the model has no room for it."""
         model = models.load_policy(self.folder.path, self.precision)
         tokenizer = models.load_tokenizer(self.folder.path)
-        asked = [ask(item, "answer-word") for item in items]
         limit = getattr(model.config, "max_position_embeddings", None) or 4096
+        room = max(8, min(4096, limit - 8))
+        fitted = [fitting(tokenizer, item, room) for item in items]
+        asked = [ask(item, "answer-word") for item in fitted if item is not None]
+        self.failures["too-long"] += len(items) - len(asked)
         yes, no = (
             reply_likelihoods(
                 model,
                 tokenizer,
                 [[*messages, {"role": "assistant", "content": word}] for messages in asked],
-                max_prompt_tokens=max(8, min(4096, limit - 8)),
+                max_prompt_tokens=room,
                 max_reply_tokens=8,
                 batch_size=self.batch_size,
                 report=self.report,
             ).nats
             for word in WORDS
         )
-        return [None if a == b else bool(a < b) for a, b in zip(yes, no, strict=True)]
+        likelier = (None if a == b else bool(a < b) for a, b in zip(yes, no, strict=True))
+        return [None if item is None else next(likelier) for item in fitted]
+
+
+def fitting(tokenizer: PreTrainedTokenizerBase, item: Item, max_tokens: int) -> Item | None:
+    """The item with as much of it as a prompt of `max_tokens` can show; None where nothing of the reply fits.
+
+    The conversation goes first, from its oldest message on, then the end of the reply. Question and rules always stay.
+    """
+
+    def tokens(shown: Item) -> int:
+        return len(token_ids(tokenizer, render(tokenizer, ask(shown, "answer-word"), reply_next=True)))
+
+    if tokens(item) <= max_tokens:
+        return item
+    whole = len(item.reply) + sum(len(message["content"]) for message in item.history)
+    most = bisect_right(range(whole + 1), max_tokens, key=lambda count: tokens(_showing(item, count))) - 1
+    return _showing(item, most) if most >= min(1, len(item.reply)) else None
+
+
+def _showing(item: Item, characters: int) -> Item:
+    """So many characters of the item: of its reply first, then of its messages from the newest one back."""
+    reply = item.reply[:characters]
+    room = characters - len(reply)
+    history: list[Message] = []
+    for message in reversed(item.history):
+        if not room:
+            break
+        content = message["content"][:room]
+        history.insert(0, {"role": message["role"], "content": content})
+        room -= len(content)
+    return replace(item, reply=reply, history=history)
 
 
 def judge_of(ctx: StageContext, params: JudgeParams, precision: Precision, batch_size: int) -> Judge:

@@ -73,7 +73,7 @@ def sources(ctx: StageContext, params: SftParams, screen: Screen) -> list[Source
 def encode(ctx: StageContext, tokenizer: PreTrainedTokenizerBase, found: list[Source]) -> list[Example]:
     """The examples of all sources in their weights; what is left out is counted in each source."""
     for source in found:
-        unjudged = without_judged(ctx, source.given)
+        unjudged = without_judged(ctx, source.given, source.name)
         source.held_out = len(source.given) - len(unjudged)
         kept, source.calls = tool_calls.trainable(
             unjudged, ctx.spec.params.agreement, ctx.spec.characters, last_only=not source.all_replies

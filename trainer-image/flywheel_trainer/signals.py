@@ -54,25 +54,30 @@ def _from_conversations(
 ) -> list[SignalExample]:
     """Whether the user went on after each reply.
 
-    The gateway writes a row for each turn with all that was said before; the longest row of a conversation is the
-    whole. After its last reply nobody knows yet, unless much newer rows show that the user has had time enough.
+    The gateway writes a row for each turn with all that its client sent, which may be a window of the history: only
+    the latest row of a conversation tells which reply was the last. After it nobody knows yet, unless much newer rows
+    show that the user has had time enough. A reply that no message of the user precedes is the character's opening: a
+    log has it only because the user answered, so it tells nothing.
     """
-    whole: dict[tuple[str, str], Conversation] = {}
+    latest: dict[tuple[str, str], Conversation] = {}
     for row in rows:
-        before = whole.get((row.user, row.conversation))
-        if before is None or len(row.messages) > len(before.messages):
-            whole[row.user, row.conversation] = row
-    counts["dropped-earlier-turn"] += len(rows) - len(whole)
+        before = latest.get((row.user, row.conversation))
+        if before is None or _age(row) >= _age(before):
+            latest[row.user, row.conversation] = row
+    counts["dropped-earlier-turn"] += len(rows) - len(latest)
     times = [time for row in rows if (time := _time(row)) is not None]
     settled = max(times) - timedelta(seconds=params.settled_after_seconds) if times else None
     found = []
-    for row in whole.values():
+    for row in latest.values():
         time = _time(row)
-        last = max((i for i, message in enumerate(row.messages) if message["role"] == "user"), default=-1)
+        asked = [index for index, message in enumerate(row.messages) if message["role"] == "user"]
         for index, message in enumerate(row.messages):
             if message["role"] != "assistant":
                 continue
-            given: bool | None = index < last
+            if not asked or index < asked[0]:
+                counts["dropped-opening"] += 1
+                continue
+            given: bool | None = index < asked[-1]
             if index == len(row.messages) - 1 and not given:
                 given = _own(row, params)
                 if given is None and time is not None and settled is not None and time <= settled:
@@ -98,6 +103,11 @@ def _own(row: Conversation, params: SignalParams) -> bool | None:
             "write true, false or a number"
         )
     return None if value is None else value > 0
+
+
+def _age(row: Conversation) -> tuple[datetime, int]:
+    """Sorts the rows of a conversation as curation does: by time, then by length; those without a time come first."""
+    return _time(row) or datetime.min.replace(tzinfo=UTC), len(row.messages)
 
 
 def _time(row: Conversation) -> datetime | None:

@@ -145,7 +145,10 @@ def training_stage(stage: Stage, name: str, snapshot: Snapshot, done: Mapping[St
     data = snapshot.inputs
     policy = _model("policy", Role.POLICY, policy_before(stage, snapshot, done))
     rewards = snapshot.rewards
-    screening = _plain(ScreeningParams, spec.curation)
+    own_data = {
+        "screening": _plain(ScreeningParams, spec.curation),
+        "holdout_fraction": spec.curation.holdout_fraction,
+    }
     match stage:
         case Stage.CURATE:
             inputs = [i for role in (Role.TRAFFIC, Role.EMBEDDER, Role.SAFETY) for i in _by_role(data, role)]
@@ -163,13 +166,13 @@ def training_stage(stage: Stage, name: str, snapshot: Snapshot, done: Mapping[St
             )
             own = _by_role(data, Role.SFT_DATA)
             inputs = [policy, source, *own, *_judging(done, own)]
-            return SftSpec(**common, inputs=inputs, params=recipe.sft, screening=screening)
+            return SftSpec(**common, inputs=inputs, params=recipe.sft, **own_data)
         case Stage.DPO if recipe.dpo is not None:
             sampled = recipe.rejection_sampling is not None
             pairs = [_output(done, Stage.REJECTION_SAMPLE, "pairs", Role.PAIRS)] if sampled else []
             own = _by_role(data, Role.PREFERENCES)
             inputs = [policy, *pairs, *own, *_judging(done, own)]
-            return DpoSpec(**common, style=spec.style, inputs=inputs, params=recipe.dpo, screening=screening)
+            return DpoSpec(**common, style=spec.style, inputs=inputs, params=recipe.dpo, **own_data)
         case Stage.RL if recipe.rl is not None:
             parent = _model("parent", Role.PARENT, snapshot.parent)
             inputs = [_output(done, Stage.CURATE, "prompts", Role.PROMPTS), policy, parent, *rewards]

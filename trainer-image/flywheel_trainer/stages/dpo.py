@@ -91,7 +91,7 @@ def _pairs(ctx: StageContext, tokenizer: PreTrainedTokenizerBase) -> tuple[list[
     for each in inputs:
         found = read_preferences(each.path, each.origin)
         given = share(ctx, screen(found, each) if each.spec.role is Role.PREFERENCES else found, each.weight)
-        unjudged = without_judged(ctx, given)
+        unjudged = without_judged(ctx, given, each.name)
         labelled, calls = tool_calls.trainable(unjudged, params.agreement, ctx.spec.characters)
         rows, dropped = pair_filter.kept(labelled, params.pair_filter)
         fitted = [pair for row in rows if (pair := _fitted(ctx, tokenizer, each.name, row)) is not None]
