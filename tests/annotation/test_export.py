@@ -1,12 +1,13 @@
 """What annotators see: everything they need, and nobody's identity."""
 
 import json
+import math
 import xml.etree.ElementTree as ET
 
 import pytest
 
 from tests.annotation.conftest import Desk
-from tests.annotation.rows import PROMPT, about, conversation, pair, proposed_call, side_by_side
+from tests.annotation.rows import PROMPT, about, conversation, pair, proposed_call, said, side_by_side
 
 LUNA = [
     {
@@ -94,6 +95,56 @@ def test_identifiers_never_reach_annotators(desk: Desk) -> None:
                         "give other rows")  # fmt: skip
 
 
+def test_identifiers_in_calls_and_in_the_characters_name_never_reach_annotators(desk: Desk) -> None:
+    street = {"recognizers": [{"name": "STREET", "pattern": r"\w+straße \d+"}]}
+    (desk.folder / "privacy.json").write_text(json.dumps(street), encoding="utf-8")
+    private = ("--privacy", str(desk.folder / "privacy.json"))
+
+    def calling(name: str, argument: str) -> dict[str, object]:
+        return {"name": name, "arguments": {"to": argument}}
+
+    def earlier(call: dict[str, object]) -> dict[str, object]:
+        said = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": call}]}
+        return proposed_call(2, prompt=[*PROMPT, said, {"role": "user", "content": "And now?"}])
+
+    rows = [
+        proposed_call(1, call=calling("send", "Hauptstraße 12")),
+        proposed_call(2, call=calling("Hauptstraße 12", "me")),
+        earlier(calling("send", "Hauptstraße 12")),
+        earlier(calling("Hauptstraße 12", "me")),
+        proposed_call(5, character="Hauptstraße 12"),
+    ]
+    _, summary, _ = desk.export("ToolCall", *rows, proposed_call(6), more=private)
+    assert (summary["items"], summary["counts"]["droppedPrivacy.STREET"]) == (1, 5)
+
+
+def test_characters_of_the_cast_are_nobody(desk: Desk) -> None:
+    name = {"recognizers": [{"name": "NAME", "pattern": "luna"}]}
+    (desk.folder / "privacy.json").write_text(json.dumps(name), encoding="utf-8")
+    (desk.folder / "characters.json").write_text(json.dumps(LUNA), encoding="utf-8")
+    private = ("--privacy", str(desk.folder / "privacy.json"))
+    code, _, err = desk.export("Ranking", pair(), more=private)
+    assert (code, "droppedPrivacy.NAME 1" in err) == (65, True)
+    code, _, err = desk.export("Ranking", pair(), more=(*private, "--characters", str(desk.folder / "characters.json")))
+    assert (code, err) == (0, "")
+
+
+def test_rows_past_their_mark_or_without_consent_are_counted_and_not_asked_about(desk: Desk) -> None:
+    rows = [
+        pair(1, retain_until="2020-01-01T00:00:00Z"),
+        pair(2, retainUntil="2020-01-01T00:00:00+01:00"),
+        pair(3, consent={"training": False}),
+        pair(4, retain_until="2999-01-01T00:00:00Z", consent={"training": True}),
+        pair(5, consent={"training": None}),
+        pair(6),
+    ]
+    _, summary, _ = desk.export("Ranking", *rows)
+    assert (summary["items"], summary["counts"]["droppedRetention"], summary["counts"]["droppedConsent"]) == (3, 2, 1)
+    assert {item["user"] for item in desk.items()} == {"user-4", "user-5", "user-6"}
+    code, _, err = desk.export("Ranking", *rows[:3])
+    assert (code, "(droppedConsent 1, droppedRetention 2, duplicates 0, rows 3)" in err) == (65, True)
+
+
 def test_the_same_item_is_asked_once(desk: Desk) -> None:
     _, summary, _ = desk.export("Ranking", pair(), pair())
     assert (summary["items"], summary["counts"]["duplicates"]) == (1, 1)
@@ -112,6 +163,9 @@ def test_several_replies_can_be_ranked(desk: Desk) -> None:
         ("Ranking", about(), "line 1: chosen: Field required; docs/annotation.md says what Ranking is made from"),
         ("Ranking", {**pair(), "user": None}, "line 1: user: Field required"),
         ("Ranking", about(replies=[{"text": "a"}]), "an item of kind Ranking has 2 to 6, this one 1"),
+        ("Ranking", pair(time="soon"), "line 1: time: is no RFC 3339 time; write it like 2026-05-01T10:00:00Z; "),
+        ("Ranking", pair(chosen=said("\ud83d")), "line 1: chosen holds half of a character"),
+        ("ToolCall", proposed_call(call={"name": "draw", "arguments": {"n": math.nan}}), "line 1: call holds NaN"),
         ("Ranking", about(replies="both"), "line 1: replies: Input should be a valid list"),
         ("Ranking", {**pair(), "origin": "Elsewhere"}, "line 1: origin: Input should be 'Internal' or 'User'"),
         ("Rewrite", {**conversation(), "messages": []}, "line 1: messages: List should have at least 2 items"),

@@ -7,7 +7,7 @@ import pytest
 
 from flywheel_trainer.data.rows import read_preferences, read_traffic
 from tests.annotation.conftest import Desk
-from tests.annotation.rows import PROMPT, annotated, annotation, conversation, pair, proposed_call, side_by_side
+from tests.annotation.rows import PROMPT, annotated, annotation, conversation, pair, proposed_call, said, side_by_side
 
 Json = dict[str, Any]
 
@@ -41,6 +41,43 @@ def test_ranked_pairs_come_back_with_ids_reviews_and_agreement(desk: Desk) -> No
     assert report["questions"]["falseRefusal"]["Internal"]["shares"] == {"no": 1.0}
     assert "alpha" not in report["questions"]["falseRefusal"]["Internal"]
     assert "x@y.z" not in (desk.folder / "in/labels/data.jsonl").read_text(encoding="utf-8")
+
+
+CARRIED = {"time": "2026-05-01T10:00:00Z", "retain_until": "2999-01-01T00:00:00Z", "consent": {"training": True}}
+
+
+def test_time_mark_and_consent_of_a_row_come_back_on_all_that_is_made_of_it(desk: Desk) -> None:
+    for kind, row, answers, folders in (
+        ("Rewrite", conversation(), {"rewrite": "Rain!"}, {"preferences": read_preferences, "rewrites": read_traffic}),
+        (
+            "ToolCall",
+            proposed_call(),
+            {"call": "Explicit", "call_is_good": "Yes"},
+            {"tool-calls": read_traffic, "tool-preferences": read_preferences},
+        ),
+    ):
+        desk.export(kind, {**row, **CARRIED})
+        (task,) = desk.tasks()
+        code, _, err = desk.import_([annotated(task, annotation(1, **answers), annotation(2, **answers))])
+        assert (code, err) == (0, "")
+        for folder, read in folders.items():
+            for made in read(desk.folder / "in" / folder):
+                assert {name: value for name, value in made.to_json().items() if name in CARRIED} == CARRIED
+
+
+def test_labels_of_another_tool_may_carry_them_too(desk: Desk) -> None:
+    given = desk.rows(ranked(1, **CARRIED), ranked(2))
+    desk.run("import", "--labels", given, "--output", str(desk.folder / "in"))
+    first, second = desk.read("in/preferences/data.jsonl")
+    assert CARRIED.items() <= first.items()
+    assert not CARRIED.keys() & second.keys()
+
+
+def test_a_line_separator_within_a_text_ends_no_line(desk: Desk) -> None:
+    desk.export("Ranking", pair(chosen=said(f"{GOOD}\u2028\u0085")))
+    (task,) = desk.tasks()
+    code, report, err = desk.import_([annotated(task, annotation(1, rank_a="1", rank_b="2"))])
+    assert (code, err, report["counts"]["pairs"]) == (0, "", 1)
 
 
 def test_a_draw_makes_no_pair(desk: Desk) -> None:

@@ -35,6 +35,13 @@ def planted() -> list[dict[str, Any]]:
             row(place + 2, "well " * 4000 + f"and my friend {canary} said so.", "I see."),
             row(place + 3, "Do you like it?", "Very much.", signals={"comment": f"My friend {canary} wrote it."}),
         ]
+    mail, card = CANARIES["EMAIL_ADDRESS"], int(CANARIES["CREDIT_CARD"].replace(" ", ""))
+    beside: list[dict[str, Any]] = [
+        *({field: canary} for field in ("character", "locale") for canary in (mail, CANARIES["CUSTOMER_ID"])),
+        *({table: {mail: 1, "paid": card}} for table in ("signals", "metadata")),
+        {"reviews": [{"reviewer": mail, "choice": "Chosen"}]},
+    ]
+    rows += [row(8000 + n, "Do you like it?", "Very much.", **more) for n, more in enumerate(beside)]
     rows.append(row(9000, "Hi.", "Hello.", user=CANARIES["EMAIL_ADDRESS"]))
     rows.append(row(9001, "Hi.", "Hello.", conversation=CANARIES["EMAIL_ADDRESS"]))
     return rows
@@ -55,7 +62,7 @@ def found_in(folder: Path) -> list[str]:
         f"{name} in {file.relative_to(folder)}"
         for file in sorted(folder.rglob("*"))
         if file.is_file()
-        for name, canary in CANARIES.items()
+        for name, canary in {**CANARIES, "number": CANARIES["CREDIT_CARD"].replace(" ", "")}.items()
         if canary.encode() in file.read_bytes()
     ]
 
@@ -111,7 +118,7 @@ def test_no_canary_reaches_an_artefact_or_a_log(
     judged = output("evaluation", curated, "evaluation")
     done("evaluate", [judged, candidate, baseline, reward], **short, maxPromptsPerOrigin=8, bootstrapSamples=100)
 
-    assert len(found_in(bench.claim / "data" / f"canaries-{mode}")) == len(CANARIES), "the search itself works"
+    assert len(found_in(bench.claim / "data" / f"canaries-{mode}")) == len(CANARIES) + 1, "the search itself works"
     assert found_in(bench.claim / "artifacts") == []
     written = capfd.readouterr()
     everything = "\n".join([*said, caplog.text, written.out, written.err])

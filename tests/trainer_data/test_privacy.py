@@ -165,6 +165,62 @@ def test_arguments_of_tools_are_texts_too() -> None:
     assert "a card for <EMAIL_ADDRESS>" in str(clean.messages[-1])
 
 
+def calling(function: str, arguments: dict[str, Any]) -> Conversation:
+    call = {"type": "function", "function": {"name": function, "arguments": arguments}}
+    message = {"role": "assistant", "content": "", "tool_calls": [call]}
+    return row("draw").model_copy(update={"messages": [*row("draw").messages, message]})
+
+
+NAMED_REDACTING = PrivacyFilter(PrivacyParams(mode=PrivacyMode.REDACT, entities=["PERSON", "LOCATION"]))
+REBECCA = "My friend Rebecca Hawthorne is here"
+
+
+@pytest.mark.parametrize("arguments", [{REBECCA: "yes"}, {REBECCA: REBECCA}, {"a": [{REBECCA: 1}]}])
+def test_a_name_that_redaction_cannot_replace_drops_the_row(arguments: dict[str, Any]) -> None:
+    screened = NAMED_REDACTING.screen([calling("draw", arguments)])
+    assert (screened.rows, screened.dropped, screened.redacted) == ([], {"PERSON": 1}, {})
+
+
+def test_redaction_never_renames_a_tool() -> None:
+    said = calling("Rebecca Hawthorne", {"role": REBECCA})
+    assert NAMED_REDACTING.screen([said]).dropped == {"PERSON": 1}
+    (kept,) = NAMED_REDACTING.screen([calling("function", {"role": REBECCA, "type": "function"})]).rows
+    (call,) = kept.messages[-1]["tool_calls"]
+    assert (call["type"], call["function"]["name"]) == ("function", "function")
+    assert call["function"]["arguments"] == {"role": "My friend <PERSON> is here", "type": "function"}
+
+
+CARD = 4111111111111111
+
+
+@pytest.mark.parametrize("mode", PrivacyMode)
+@pytest.mark.parametrize(
+    ("carried", "entity"),
+    [
+        ({"character": MAIL}, "EMAIL_ADDRESS"),
+        ({"locale": MAIL}, "EMAIL_ADDRESS"),
+        ({"signals": {MAIL: True}}, "EMAIL_ADDRESS"),
+        ({"metadata": {MAIL: "x"}}, "EMAIL_ADDRESS"),
+        ({"reviews": [{"reviewer": MAIL, "choice": "Tie"}]}, "EMAIL_ADDRESS"),
+        ({"signals": {"paid": CARD}}, "CREDIT_CARD"),
+        ({"signals": {"paid": float(CARD)}}, "CREDIT_CARD"),
+        ({"metadata": {"paid": CARD}}, "CREDIT_CARD"),
+    ],
+)
+def test_what_stands_beside_the_texts_drops_the_row(mode: PrivacyMode, carried: dict[str, Any], entity: str) -> None:
+    screened = PrivacyFilter(PrivacyParams(mode=mode)).screen([row("hi", "ho", **carried), row("hi", "ho")])
+    assert (screened.rows, screened.dropped) == ([row("hi", "ho")], {entity: 1})
+
+
+def test_measures_and_short_words_are_nobodys() -> None:
+    """The named-entity model takes these for places, companies and times, the patterns the numbers for telephones."""
+    every = PrivacyParams(entities=["PERSON", "LOCATION", "ORGANIZATION", "DATE_TIME", "PHONE_NUMBER", "CREDIT_CARD"])
+    measures = {"minutes": 1984, "android": True, "at": 1723642702, "share": 69.40104594190979, "dwell": 382243}
+    reviews = [{"reviewer": "d50c5e46f5943aed5b0d3223", "choice": "Tie"}]
+    said = row("hi", "ho", locale="en-US", signals=measures, reviews=reviews)
+    assert PrivacyFilter(every).screen([said]).rows == [said]
+
+
 @pytest.mark.parametrize("mode", PrivacyMode)
 def test_an_id_that_is_a_mail_address_drops_the_row(mode: PrivacyMode) -> None:
     """Put in its place, one `<EMAIL_ADDRESS>` would make one user of all."""

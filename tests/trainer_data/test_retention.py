@@ -37,7 +37,6 @@ def said(time: str | None = None, **more: Any) -> Conversation:  # noqa: ANN401 
     [
         (None, None, None, False),
         (None, None, 30, True),
-        ("no time", None, 30, True),
         ("2026-05-20T00:00:00Z", None, 30, False),
         ("2026-05-20", None, 30, False),
         ("2026-04-20T00:00:00Z", None, 30, True),

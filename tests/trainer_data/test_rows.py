@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,18 @@ def test_written_rows_are_read_again(tmp_path: Path) -> None:
     assert len(rows.read_traffic(tmp_path / "out")) == 2
 
 
+NOT_FINITE = "holds NaN or an infinite number; write a number, or leave it out; docs/data.md describes the row"
+HALF = (
+    "holds half of a character (a surrogate without its pair), which UTF-8 cannot hold; take it out; "
+    "docs/data.md describes the row"
+)
+
+
+def calling(arguments: dict[str, Any]) -> list[dict[str, Any]]:
+    call = {"type": "function", "function": {"name": "draw", "arguments": arguments}}
+    return [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho", "tool_calls": [call]}]
+
+
 ROW_CASES = [
     ("{", "is no JSON (Expecting property name enclosed in double quotes at column 2); write one JSON object per line"),
     ("[1]", ": a row is a JSON object, this is a list; write one object per line"),
@@ -128,6 +141,22 @@ ROW_CASES = [
     ),
     ({**TRAFFIC, "origin": "Web"}, ": origin 'Web' is unknown; write Internal or User"),
     ({**TRAFFIC, "user": 7}, ": user: Input should be a valid string; docs/data.md describes the row"),
+    ({**TRAFFIC, "origin": []}, ": origin a list is unknown; write Internal or User"),
+    (
+        {**TRAFFIC, "time": "someone@example.org"},
+        ": time: is no RFC 3339 time; write it like 2026-05-01T10:00:00Z; docs/data.md describes the row",
+    ),
+    ({**TRAFFIC, "signals": {"rating": math.nan}}, f": signals {NOT_FINITE}"),
+    (
+        json.dumps({**TRAFFIC, "signals": {"rating": 0}}).replace('"rating": 0', '"rating": 1e999'),
+        f": signals {NOT_FINITE}",
+    ),
+    ({**TRAFFIC, "messages": calling({"size": -math.inf})}, f": messages {NOT_FINITE}"),
+    ({**TRAFFIC, "messages": calling({"for": "\ud83d"})}, f": messages {HALF}"),
+    ({**TRAFFIC, "messages": calling({"\ude00": "for"})}, f": messages {HALF}"),
+    ({**TRAFFIC, "messages": [{"role": "user", "content": "hi \ud83d"}]}, f": messages {HALF}"),
+    ({**TRAFFIC, "locale": "\ud83d"}, f": locale {HALF}"),
+    ({**TRAFFIC, "reviews": [{"reviewer": "\ud83d", "choice": "Tie"}]}, f": reviews {HALF}"),
 ]
 
 
@@ -228,3 +257,18 @@ def test_names_and_numbers_in_calls_are_texts_too() -> None:
         "tool_calls": [{"type": "function", "function": function}],
     }
     assert [*rows.texts_of(message)] == ["hi", "draw", "a@example.org", "n", "4111", "1.5"]
+
+
+def test_parquet_too_is_refused_where_a_number_is_none(tmp_path: Path) -> None:
+    rated = [{**TRAFFIC, "signals": {"rating": rating}} for rating in (1.0, math.nan)]
+    pq.write_table(pa.Table.from_pylist(rated), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=r"t\.parquet, row 2: signals holds NaN or an infinite number; write a number"):
+        rows.read_traffic(tmp_path / "t.parquet")
+
+
+def test_whole_characters_and_what_other_tools_left_are_read(tmp_path: Path) -> None:
+    emoji = [{"role": "user", "content": "\U0001f600 \\ud83d"}]
+    path = written(tmp_path, {**TRAFFIC, "messages": emoji, "latency": math.nan, "note": "\ud83d"})
+    (row,) = rows.read_traffic(path)
+    assert row.messages == emoji
+    assert files.write_rows(tmp_path / "out" / files.DATA_FILE, [row.to_json()]) == 1

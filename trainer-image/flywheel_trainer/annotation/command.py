@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,10 +15,11 @@ from flywheel_contract.exit_codes import ExitCode
 from flywheel_contract.pairs import AgreementParams
 from flywheel_contract.stages import Origin
 from flywheel_trainer.annotation import identifiers, label_studio, outcomes, side_by_side, sources
-from flywheel_trainer.annotation.formats import Item, Kind, Label, dumped, explained, read
+from flywheel_trainer.annotation.formats import Item, Kind, Label, dumped, read
 from flywheel_trainer.annotation.hashing import read_key
 from flywheel_trainer.artifacts import Store
 from flywheel_trainer.data.files import DATA_FILE, write_rows
+from flywheel_trainer.data.rows import explained
 from flywheel_trainer.errors import ConfigError, StageError
 from flywheel_trainer.usage import Parser
 
@@ -76,8 +78,11 @@ def _positive(text: str) -> int:
 
 def _export(parsed: argparse.Namespace) -> dict[str, Any]:
     characters = _characters(parsed.characters)
-    blinding, private = read_key(parsed.key_file), identifiers.finder(parsed.privacy)
-    found, counts = sources.items(_local(parsed.input), parsed.kind, parsed.origin, blinding, private)
+    blinding = read_key(parsed.key_file)
+    private = identifiers.finder(parsed.privacy, [character.name for character in characters])
+    found, counts = sources.items(
+        _local(parsed.input), parsed.kind, parsed.origin, blinding, private, datetime.now(UTC)
+    )
     drawn = sources.draw(found, parsed.max_items)
     tasks = label_studio.tasks(drawn, characters)
     parsed.output.mkdir(parents=True, exist_ok=True)

@@ -9,11 +9,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError, model_validator
 
 from flywheel_contract.base import Record
 from flywheel_contract.stages import Origin
-from flywheel_trainer.data.rows import Message, ToolCall
+from flywheel_trainer.data.rows import Consent, Message, Time, ToolCall, explained
 from flywheel_trainer.errors import DataError
 
 MAX_REPLIES: Final = 6
@@ -61,6 +61,10 @@ class Reply(Record):
         return {**said, "tool_calls": self.tool_calls} if self.tool_calls else said
 
 
+CARRIED: Final = ("conversation", "user", "character", "origin", "time", "retain_until", "consent")
+"""What an item takes over from its row, and hands on to the rows that are made of it: whose it is, and until when."""
+
+
 class Item(Record):
     """Something to be judged. `replies` stand in the order in which annotators see them."""
 
@@ -70,6 +74,9 @@ class Item(Record):
     user: Id
     character: str | None = Field(None, max_length=256)
     origin: Origin
+    time: Time = None
+    retain_until: AwareDatetime | None = Field(None, description="Gone after this time.")
+    consent: Consent | None = None
     prompt: list[Message] = Field(min_length=1)
     replies: list[Reply]
 
@@ -149,7 +156,8 @@ def read(path: Path, row: type[RowT], what: str) -> list[RowT]:
     adapter = TypeAdapter(row)
     rows = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines: U+2028 and its like may stand in a text.
+        lines = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8; save the file as UTF-8") from error
     for number, line in enumerate(lines, start=1):
@@ -164,14 +172,6 @@ def read(path: Path, row: type[RowT], what: str) -> list[RowT]:
     if not rows:
         raise DataError(f"{path} holds no {what}: write at least one row into it")
     return rows
-
-
-def explained(error: ValidationError) -> str:
-    """The first thing that is wrong, with the field's path, in one clause."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    text = first["msg"].removeprefix("Value error, ")
-    return f"{where}: {text}" if where else text
 
 
 def dumped(rows: Sequence[Record]) -> list[dict[str, Any]]:

@@ -1,36 +1,36 @@
 """The privacy filter of curation, as annotation uses it: no identifier leaves for annotators, and none comes back."""
 
-import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from flywheel_contract.filters import PrivacyParams
-from flywheel_trainer.annotation.formats import Item, Label, Review, explained
+from flywheel_trainer.annotation.formats import Item, Label, Review
 from flywheel_trainer.data.privacy import PrivacyFilter
+from flywheel_trainer.data.rows import explained, texts_of
 from flywheel_trainer.errors import ConfigError
 
 Finder = Callable[[str], str | None]
 
 
-def finder(settings: Path | None) -> Finder:
-    """Names the first identifier in a text, None where there is none.
+def finder(settings: Path | None, names: Iterable[str] = ()) -> Finder:
+    """Tells the kind of the first identifier in a text, None where there is none.
 
-    `settings` is a file with `curation.privacy` as JSON; without it, its defaults count.
+    `settings` is a file with `curation.privacy` as JSON; without it, its defaults count. `names`, the characters', are
+    nobody's.
 
     Raises:
         ConfigError, SpecError: the settings cannot be read or used.
     """
-    return PrivacyFilter(PrivacyParams() if settings is None else _read(settings)).first
+    return PrivacyFilter(PrivacyParams() if settings is None else _read(settings), names).first
 
 
 def found_in(item: Item, private: Finder) -> str | None:
-    """The kind of the first identifier in what annotators would read: prompt, replies, arguments of calls."""
-    calls = [json.dumps(call["function"]["arguments"]) for reply in item.replies for call in reply.tool_calls]
-    texts = [*(m["content"] for m in item.prompt), *(reply.text for reply in item.replies), *calls]
-    return next(filter(None, map(private, texts)), None)
+    """The kind of the first identifier in what would be handed on: prompt and replies, with their calls."""
+    messages = [*item.prompt, *(reply.message() for reply in item.replies)]
+    return next(filter(None, (private(text) for message in messages for text in texts_of(message))), None)
 
 
 def without_identifiers(labels: Sequence[Label], private: Finder) -> tuple[list[Label], dict[str, int]]:

@@ -14,8 +14,9 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from flywheel_contract.characters import Character
-from flywheel_trainer.annotation.formats import Item, Kind, Label, Reply, Review, explained
+from flywheel_trainer.annotation.formats import Item, Kind, Label, Reply, Review
 from flywheel_trainer.annotation.hashing import Blinding
+from flywheel_trainer.data.rows import explained
 from flywheel_trainer.errors import DataError
 
 LETTERS: Final = "ABCDEF"

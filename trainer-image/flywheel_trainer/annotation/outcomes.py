@@ -9,7 +9,7 @@ from typing import Any
 from flywheel_contract.pairs import AgreementParams
 from flywheel_contract.stages import Origin
 from flywheel_trainer.annotation.agreement import agreed, alpha, majority
-from flywheel_trainer.annotation.formats import Item, Kind, Label, Review
+from flywheel_trainer.annotation.formats import CARRIED, Item, Kind, Label, Review
 from flywheel_trainer.data.rows import Message
 
 Row = dict[str, Any]
@@ -123,8 +123,7 @@ def _for(wanted: str, review: Review) -> str:
 
 
 def _about(label: Item) -> Row:
-    known = {"conversation": label.conversation, "user": label.user, "character": label.character}
-    return {**{k: v for k, v in known.items() if v is not None}, "origin": label.origin.value}
+    return label.model_dump(mode="json", include=set(CARRIED), exclude_none=True)
 
 
 def _pair(label: Item, chosen: Message, rejected: Message, reviews: list[dict[str, str]]) -> Row:

@@ -3,31 +3,29 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from flywheel_contract.stages import Origin
 from flywheel_trainer.annotation import identifiers
-from flywheel_trainer.annotation.formats import Id, Item, Kind, Reply, explained
+from flywheel_trainer.annotation.formats import CARRIED, Id, Item, Kind, Reply
 from flywheel_trainer.annotation.hashing import Blinding
 from flywheel_trainer.data.files import raw_rows
-from flywheel_trainer.data.rows import FunctionCall, Message
+from flywheel_trainer.data.retention import is_over
+from flywheel_trainer.data.rows import FunctionCall, Message, Row, explained
 from flywheel_trainer.errors import DataError
 
 _BLINDED: Final = (Kind.RANKING, Kind.STEERABILITY, Kind.SIDE_BY_SIDE)
 
 
-class _Source(BaseModel):
+class _Source(Row):
     """What every source row has. Fields that we do not know are left alone: the stages write more than is needed."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
 
     conversation: Id
     user: Id
-    character: str | None = None
-    origin: Origin
 
 
 class _Prompted(_Source):
@@ -59,9 +57,11 @@ class _SideBySide(_Prompted):
 
 
 def items(
-    path: Path, kind: Kind, origin: Origin | None, blinding: Blinding, private: identifiers.Finder
+    path: Path, kind: Kind, origin: Origin | None, blinding: Blinding, private: identifiers.Finder, now: datetime
 ) -> tuple[list[Item], dict[str, int]]:
-    """The items of a file or folder, and how many rows were left out why. Nothing with an identifier gets through.
+    """The items of a file or folder, and how many rows were left out why.
+
+    Nothing with an identifier gets through, nothing past its mark, and nothing that must not be trained on.
 
     Raises:
         DataError: a row is wrong, or nothing is left; names file and line.
@@ -71,9 +71,12 @@ def items(
     seen: set[str] = set()
     for raw in raw_rows(path):
         counts["rows"] += 1
-        item = _item(raw.place, raw.value, kind, origin, blinding)
-        entity = identifiers.found_in(item, private)
-        if entity is not None:
+        source, item = _item(raw.place, raw.value, kind, origin, blinding)
+        if is_over(source, now, None):
+            counts["droppedRetention"] += 1
+        elif source.consent.training is False:
+            counts["droppedConsent"] += 1
+        elif (entity := private(item.character or "") or identifiers.found_in(item, private)) is not None:
             counts[f"droppedPrivacy.{entity}"] += 1
         elif item.item in seen:
             counts["duplicates"] += 1
@@ -86,7 +89,7 @@ def items(
     return found, dict(counts)
 
 
-def _item(place: str, value: object, kind: Kind, origin: Origin | None, blinding: Blinding) -> Item:
+def _item(place: str, value: object, kind: Kind, origin: Origin | None, blinding: Blinding) -> tuple[_Source, Item]:
     if not isinstance(value, Mapping):
         raise DataError(f"{place}: a row is a JSON object; write one object per line")
     row: dict[str, Any] = {key: v for key, v in value.items() if v is not None}
@@ -98,16 +101,8 @@ def _item(place: str, value: object, kind: Kind, origin: Origin | None, blinding
         name = blinding.id("item", kind.value, source.conversation, source.user, key)
         if kind in _BLINDED:
             replies = [replies[index] for index in blinding.order(name, len(replies))]
-        return Item(
-            item=name,
-            kind=kind,
-            conversation=source.conversation,
-            user=source.user,
-            character=source.character,
-            origin=source.origin,
-            prompt=prompt,
-            replies=replies,
-        )
+        carried = source.model_dump(include=set(CARRIED), exclude_unset=True)
+        return source, Item(item=name, kind=kind, prompt=prompt, replies=replies, **carried)
     except ValidationError as error:
         raise DataError(
             f"{place}: {explained(error)}; docs/annotation.md says what {kind.value} is made from"

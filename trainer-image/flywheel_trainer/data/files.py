@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,10 @@ SUFFIXES: Final = (".jsonl", ".json", ".jsonl.gz", ".parquet")
 DATA_FILE: Final = "data.jsonl"
 """The file in which a stage leaves its rows. In a folder, names that start with `_` or `.` are no data."""
 _Unit = Literal["line", "row"]
+
+
+class NotFiniteNumberError(ValueError):
+    """NaN or an infinity, which JSON does not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,24 @@ def raw_rows(path: Path) -> Iterator[RawRow]:
         if file.stat().st_size == 0:
             raise DataError(f"{file} is empty: write at least one row into it, or take the source away")
         yield from _parquet_rows(file) if file.name.endswith(".parquet") else _json_rows(file)
+
+
+def without_nulls(value: Any) -> Any:  # noqa: ANN401 -- any JSON value
+    """Parquet has every column in every row, null where a row has none: a null field is an absent one, however deep.
+
+    Raises:
+        NotFiniteNumberError, UnicodeEncodeError: it holds what cannot be written again as JSON in UTF-8.
+    """
+    if isinstance(value, str):
+        if not value.isascii():
+            value.encode()
+    elif isinstance(value, Mapping):
+        return {without_nulls(name): without_nulls(item) for name, item in value.items() if item is not None}
+    elif isinstance(value, list):
+        return [without_nulls(item) for item in value]
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise NotFiniteNumberError
+    return value
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:

@@ -4,16 +4,28 @@ Every refusal is one sentence that names the file, the line and the fix, because
 """
 
 from collections.abc import Iterator, Mapping
+from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Final, Generic, Literal, NotRequired, TypeVar
 
-from pydantic import AliasChoices, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from typing_extensions import TypedDict
 
 from flywheel_contract.stages import Origin
 from flywheel_trainer.data.feedback import FOLDER as FEEDBACK
 from flywheel_trainer.data.feedback import with_feedback
-from flywheel_trainer.data.files import RawRow, raw_rows
+from flywheel_trainer.data.files import NotFiniteNumberError, RawRow, raw_rows, without_nulls
 from flywheel_trainer.errors import DataError
 
 ROLES: Final = ("system", "user", "assistant", "tool")
@@ -49,6 +61,19 @@ def _text_of_time(value: object) -> object:
     return isoformat() if isoformat is not None else value
 
 
+def _is_time(text: str | None) -> str | None:
+    try:
+        if text is not None:
+            datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError("is no RFC 3339 time; write it like 2026-05-01T10:00:00Z") from None
+    return text
+
+
+Time = Annotated[str | None, BeforeValidator(_text_of_time), AfterValidator(_is_time)]
+"""A time as text, or none."""
+
+
 class Consent(BaseModel):
     """What the user allowed. Nothing said about training means that the source was collected with consent."""
 
@@ -75,7 +100,7 @@ class Row(BaseModel):
     user: str = Field(min_length=1)
     character: str | None = None
     origin: Origin
-    time: Annotated[str | None, BeforeValidator(_text_of_time)] = None
+    time: Time = None
     locale: str | None = None
     signals: dict[str, bool | int | float | str | None] = Field(default_factory=dict)
     metadata: dict[str, bool | int | float | str | None] = Field(default_factory=dict)
@@ -87,6 +112,25 @@ class Row(BaseModel):
     """Of annotated rows: whether each reviewer finds it right (Chosen), wrong (Rejected) or neither (Tie)."""
     tool_call: Literal["Explicit", "Implicit", "None"] | None = Field(None, alias="toolCall")
     """Of rows about tool calls: asked for by the user, the character's own idea, or rightly left out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _writable(cls, value: Any) -> Any:  # noqa: ANN401 -- whatever stands in a file
+        """What we know of the row, as it can be written again: JSON has no NaN, and UTF-8 no half characters."""
+        if not isinstance(value, Mapping):
+            return value
+        known = {name: value[name] for name in _names(cls) if value.get(name) is not None}
+        for name, inner in known.items():
+            try:
+                known[name] = without_nulls(inner)
+            except UnicodeEncodeError:
+                raise ValueError(
+                    f"{name} holds half of a character (a surrogate without its pair), which UTF-8 cannot hold; take "
+                    "it out"
+                ) from None
+            except NotFiniteNumberError:
+                raise ValueError(f"{name} holds NaN or an infinite number; write a number, or leave it out") from None
+        return known
 
     @property
     def choices(self) -> list[str]:
@@ -166,7 +210,7 @@ class _Reader(Generic[RowT]):
             raise DataError(f"{raw.place}: a row is a JSON object, this is {_named(value)}; write one object per line")
         if self._nameless:
             own = f"{raw.file.name}:{raw.number}"
-            value = {"conversation": own, "user": own, **_without_nulls(value)}
+            value = {"conversation": own, "user": own, **{name: v for name, v in value.items() if v is not None}}
         for field, fix in (
             ("user", "give every row the id of its user, the hold-out is split by it"),
             ("conversation", "give every row the id of its conversation"),
@@ -176,18 +220,16 @@ class _Reader(Generic[RowT]):
         for field in self._message_fields:
             _check_messages(raw.place, field, value.get(field))
         try:
-            return self._row.model_validate({**_without_nulls(value), "origin": self._checked_origin(raw)})
+            return self._row.model_validate({**value, "origin": self._checked_origin(raw)})
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise DataError(f"{raw.place}: {where}: {first['msg']}; docs/data.md describes the row") from error
+            raise DataError(f"{raw.place}: {explained(error)}; docs/data.md describes the row") from error
 
     def _checked_origin(self, raw: RawRow) -> Origin:
         known = " or ".join(o.value for o in Origin)
         said = raw.value.get("origin")
         if said is None and self._origin is None:
             raise DataError(f"{raw.place}: the row has no origin and its source declares none; write {known}")
-        if said is not None and said not in set(Origin):
+        if said is not None and said not in list(Origin):
             raise DataError(f"{raw.place}: origin {_quoted(said)} is unknown; write {known}")
         if said is not None and self._origin is not None and said != self._origin:
             raise DataError(
@@ -252,11 +294,23 @@ def _check_calls(place: str, message: Mapping[str, Any]) -> None:
             )
 
 
-def _without_nulls(value: Any) -> Any:  # noqa: ANN401 -- any JSON value
-    """Parquet has every column in every row, null where a row has none: a null field is an absent one, however deep."""
-    if isinstance(value, Mapping):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+@cache
+def _names(row: type[Row]) -> tuple[str, ...]:
+    """What a row's fields may be called in a file."""
+    aliases = ((name, field.validation_alias) for name, field in row.model_fields.items())
+    return tuple(
+        str(called)
+        for name, alias in aliases
+        for called in (alias.choices if isinstance(alias, AliasChoices) else [alias or name])
+    )
+
+
+def explained(error: ValidationError) -> str:
+    """The first thing that is wrong, with the field's path, in one clause."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    text = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {text}" if where else text
 
 
 def _quoted(value: object) -> str:
