@@ -97,6 +97,14 @@ def test_a_target_out_of_reach_says_why() -> None:
     )
 
 
+def test_what_only_dropped_conversations_had_is_not_written_down() -> None:
+    traffic = [*rows(90, locale="en"), *rows(10, locale="lee@example.org")]
+    left = [r for r in traffic if r.locale == "en"]
+    _, shares = sampled(left, wanted({"name": "locale"}), traffic)
+    assert [s.to_json()["value"] for s in shares.values()] == ["en", "(none left)"]
+    assert "lee@example.org" not in constraints.sentence(list(shares.values()))
+
+
 def test_what_was_met_is_told_in_short() -> None:
     _, shares = sampled([*rows(50, character="a"), *rows(50, character="b")], wanted({"name": "character"}))
     assert constraints.sentence(list(shares.values())) == "2 of 2 target shares met to within 0.00%"

@@ -13,7 +13,7 @@ import numpy as np
 
 from flywheel_contract.curation_params import ConstraintDimension, ConstraintsParams
 from flywheel_contract.stages import Origin
-from flywheel_trainer.data.dimensions import labeller
+from flywheel_trainer.data.dimensions import COMPUTED, labeller
 from flywheel_trainer.data.raking import Table, quotas
 from flywheel_trainer.data.rows import Conversation
 from flywheel_trainer.data.split import draw_key
@@ -22,6 +22,9 @@ from flywheel_trainer.errors import ConfigError
 ORIGIN: Final = "origin"
 MAX_VALUES: Final = 1000
 """Values of a dimension; one with more is a measurement, not a stratum."""
+
+GONE: Final = "(none left)"
+"""Stands for a value that no conversation has any more, and that nobody has named in a target."""
 
 _TOLD: Final = 3
 """Unmet shares in the stage's message, which has room for a thousand characters."""
@@ -96,14 +99,14 @@ def sample(
         drawn = {o: s.draw(params.tolerance, sizes[o], sizes[o]) for o, s in strata.items()}
         there = Counter({o.value: len(s.numbers) for o, s in strata.items()})
         kept = Counter({o.value: len(d) for o, d in drawn.items()})
-        shares += _compared(ORIGIN, None, wanted, _totals(traffic, ORIGIN), there, kept, params)
+        shares += _compared(balance, None, wanted, _totals(traffic, ORIGIN), there, kept, params)
     for dimension in within:
         label = labeller(dimension.name)
         for origin, stratum in strata.items():
             before = traffic[dimension.name, origin]
             there = Counter(label(rows[n]) for n in stratum.numbers)
             kept = Counter(label(rows[n]) for n in drawn[origin])
-            shares += _compared(dimension.name, origin, _targets(dimension, before), before, there, kept, params)
+            shares += _compared(dimension, origin, _targets(dimension, before), before, there, kept, params)
     return set().union(*drawn.values()), shares
 
 
@@ -197,7 +200,7 @@ def _balanced(wanted: Shares, possible: Mapping[Origin, int], least: Mapping[Ori
 
 
 def _compared(
-    name: str,
+    dimension: ConstraintDimension,
     origin: Origin | None,
     targets: Shares,
     traffic: Counter[str],
@@ -209,6 +212,7 @@ def _compared(
     # A share is a whole number of conversations: half a one is as near as it can come.
     bound = max(params.tolerance, 0.5 / total) + 1e-9
     had = sum(target for value, target in targets.items() if there[value] > 0)
+    named = {t.value for t in dimension.target or ()}
     found = []
     for value in sorted(set(targets) | set(there)):
         target, achieved = targets.get(value, 0.0), kept[value] / total
@@ -217,7 +221,9 @@ def _compared(
             reason = _reason(achieved < target, traffic[value], there[value], kept[value], params)
             if there[value] > 0 and 0 < had < 1 and abs(achieved - target / had) <= bound:
                 reason = "it takes its part of what is left by values that no conversation has"
-        found.append(Share(name, origin, value, target, there[value], kept[value], achieved, reason))
+        # What only dropped conversations had may be what they were dropped for: it is not written down.
+        told = value if dimension.name in COMPUTED or there[value] or value in named else GONE
+        found.append(Share(dimension.name, origin, told, target, there[value], kept[value], achieved, reason))
     return found
 
 

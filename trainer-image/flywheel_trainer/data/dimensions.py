@@ -16,6 +16,8 @@ TURNS: Final = ((1, "1"), (2, "2"), (3, "3-4"), (5, "5-8"), (9, "9+"))
 """Buckets of the number of the user's messages: lower end, name."""
 LENGTH: Final = ((0, "0-20"), (21, "21-80"), (81, "81-300"), (301, "301+"))
 """Buckets of the characters in the user's last message."""
+COMPUTED: Final = ("origin", "turns", "length", "month")
+"""Dimensions whose values we name; those of the others are what somebody wrote."""
 
 
 def labeller(name: str) -> Callable[[Conversation], str]:

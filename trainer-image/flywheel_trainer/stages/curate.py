@@ -88,7 +88,7 @@ def run(ctx: StageContext) -> StageOutcome:
 
 
 def _handed_on(rows: list[Conversation]) -> Iterator[dict[str, Any]]:
-    """Metadata is there for the constraints; no filter reads it, so nothing of it leaves the stage."""
+    """Metadata is there for the constraints, and no later stage needs it: nothing of it leaves this one."""
     return (row.model_copy(update={"metadata": {}}).to_json() for row in rows)
 
 
