@@ -242,6 +242,7 @@ GENERATION_MISTAKES = [
     Mistake("lineage that is no Service's name", "spec.lineage", "should match", {"lineage": "Luna.1"}),
     Mistake("lineage that is too long", "spec.lineage", "50", {"lineage": "l" * 51}),
     Mistake("name with dots", "metadata.name", "at most 50 characters and no dots", metadata={"name": "luna.1"}),
+    Mistake("name that no Service can have", "metadata.name", "must begin with a letter", metadata={"name": "7b-luna"}),
     Mistake("name that is too long", "metadata.name", "at most 50 characters and no dots", metadata={"name": "l" * 51}),
     Mistake(
         "character with two prompts",

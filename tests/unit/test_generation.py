@@ -331,6 +331,17 @@ def test_the_deadline_counts_neither_suspension_nor_what_came_before_the_start(l
     assert lab.live() == []
 
 
+def test_a_clock_that_is_behind_takes_no_time_away(lab: Lab) -> None:
+    lab.put("gen-1")
+    lab.step("gen-1")
+    lab.change("gen-1", suspend=True)
+    lab.step("gen-1")
+    lab.advance(-5)
+    lab.change("gen-1", suspend=False)
+    lab.step("gen-1")
+    assert lab.status("gen-1").suspended_seconds == 0
+
+
 def test_a_resumed_stage_waits_until_the_old_job_is_gone(lab: Lab) -> None:
     lab.put("gen-1")
     lab.until_stage("gen-1", Stage.SFT)

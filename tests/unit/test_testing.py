@@ -116,6 +116,36 @@ def test_nor_does_one_that_was_deleted(lab: Lab) -> None:
     assert lab.serving() == "gen-1"
 
 
+def test_nor_does_one_that_was_deleted_while_its_generation_was_suspended(lab: Lab) -> None:
+    lab.change("gen-2", suspend=True)
+    lab.step("gen-2")
+    del lab.tests[TEST]
+    lab.change("gen-2", suspend=False)
+    lab.go("gen-2")
+    assert lab.verdict("gen-2").reason == "TestDeleted"
+    assert lab.serving() == "gen-1"
+
+
+def test_what_is_tried_is_followed_to_its_verdict_whatever_the_spec_says_meanwhile(lab: Lab) -> None:
+    lab.change("gen-2", rollout={})
+    lab.go("gen-2", rounds=5)
+    assert lab.status("gen-2").phase is Phase.TESTING
+    assert lab.serving() == "gen-1"
+    verdict(lab, AbVerdict.CONTROL_WINS, AbReason.PRIMARY_DROPPED)
+    lab.go("gen-2")
+    assert lab.verdict("gen-2").result is Verdict.REJECTED
+
+
+def test_what_serves_the_users_of_a_test_never_brings_the_service_back(lab: Lab) -> None:
+    status(lab, phase=ABTestPhase.RUNNING)
+    lab.step("gen-2")
+    del lab.services["luna"]
+    lab.go("gen-2", rounds=3)
+    assert lab.services == {}
+    lab.step("gen-1")
+    assert lab.serving() == "gen-1"
+
+
 def test_production_that_moved_during_the_test_makes_it_stale(lab: Lab) -> None:
     lab.put("gen-3")
     lab.go("gen-3")

@@ -125,6 +125,15 @@ _NAME_RULES = [
         ".metadata.name",
     )
 ]
+_SERVED_NAME_RULES = [
+    *_NAME_RULES,
+    # The Services of a test's arms are named after it, and it after its Generation.
+    cel(
+        "self.metadata.name.matches('^[a-z]')",
+        "the name must begin with a letter: Services are named after it",
+        ".metadata.name",
+    ),
+]
 
 
 def _crd(
@@ -212,7 +221,7 @@ def generation_crd() -> Schema:
         description="One turn of the wheel: a candidate model is trained, judged and, if it passes, promoted.",
         spec=spec,
         status=GenerationStatus,
-        rules=[*_NAME_RULES, *generation.ROOT_RULES],
+        rules=[*_SERVED_NAME_RULES, *generation.ROOT_RULES],
         columns=[
             _column("Phase", ".status.phase"),
             _column("Stage", ".status.stage"),
@@ -259,7 +268,7 @@ def abtest_crd() -> Schema:
         description="Two models on live users, in two arms of equal standing, and what came out.",
         spec=fill_defaults(structural(abtest.ABTestSpec), abtest.ABTestSpec),
         status=ABTestStatus,
-        rules=[*_NAME_RULES, *abtest.ROOT_RULES],
+        rules=[*_SERVED_NAME_RULES, *abtest.ROOT_RULES],
         columns=[
             _column("Phase", ".status.phase"),
             _column("Day", ".status.day"),

@@ -211,6 +211,7 @@ class GenerationStatus(ObjectStatus):
         None, description="Value of the annotation characterflywheel.dev/promote that promotes just what was judged."
     )
     ab_test: str | None = Field(None, description="The ABTest that tries the candidate on live users.")
+    ab_test_won: bool = Field(False, description="The candidate has won it; nothing else lets a tested one through.")
     server_start_time: Time | None = Field(None, description="When its model server was first asked for.")
     superseded_time: Time | None = Field(None, description="Since when another Generation serves in its place.")
 

@@ -13,7 +13,7 @@ from flywheel_operator.model.objects import Generation, RewardModel
 from flywheel_operator.model.observed import ObservedABTest, ObservedGeneration, ObservedRewardModel
 from flywheel_operator.model.phases import RewardModelPhase, Verdict
 from flywheel_operator.model.serving import CharacterSpec
-from flywheel_operator.model.status import ModelRef
+from flywheel_operator.model.status import GenerationStatus, ModelRef
 from flywheel_operator.plan import reasons
 
 T = TypeVar("T")
@@ -69,15 +69,22 @@ def check(observed: ObservedGeneration) -> Prerequisites | Missing:
     return Prerequisites(parent, rewards, pairwise, characters)
 
 
+def in_production(status: GenerationStatus) -> bool:
+    """Whether a Generation's own status says that it is in production. One that serves the users of a test is not."""
+    return any(
+        c.type == reasons.SERVING and c.status == "True" and c.reason in (reasons.PRODUCTION, reasons.ROLLING_BACK)
+        for c in status.conditions
+    )
+
+
 def serves_without_service(observed: ObservedGeneration) -> str | None:
     """Another Generation of the lineage that serves, where the lineage's Service was deleted: it brings it back."""
     if observed.production is not None:
         return None
     me = observed.generation
     for name, other in sorted(observed.generations.items()):
-        serves = any(c.type == reasons.SERVING and c.status == "True" for c in other.status.conditions)
         kin = name != me.metadata.name and other.spec.lineage == me.spec.lineage
-        if serves and kin and other.metadata.deletion_timestamp is None:
+        if in_production(other.status) and kin and other.metadata.deletion_timestamp is None:
             return name
     return None
 

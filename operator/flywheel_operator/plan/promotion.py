@@ -182,7 +182,8 @@ def _tested(draft: Draft[GenerationStatus], observed: ObservedGeneration, candid
     """Whether nothing stands between the gates and the promotion: there is no test, or the candidate has won it."""
     serving = observed.production.record.serving if observed.production else None
     template = observed.generation.spec.rollout.ab_test
-    if template is None or (serving is None and draft.status.ab_test is None):
+    # One that was begun is followed to its verdict, whatever was taken out of the spec meanwhile.
+    if draft.status.ab_test is None and (template is None or serving is None):
         return True
     if draft.status.ab_test is None and not server_ready(draft, observed, candidate):
         return False

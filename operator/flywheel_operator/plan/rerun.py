@@ -52,7 +52,7 @@ def _anew(stage: StageStatus) -> StageStatus:
 
 def _forget_what_came_out(draft: Draft[GenerationStatus]) -> None:
     status = draft.status
-    spent = int((draft.now - (status.start_time or draft.now)).total_seconds())
+    spent = max(0, int((draft.now - (status.start_time or draft.now)).total_seconds()))
     draft.set(
         phase=Phase.SUSPENDED if status.suspend_time is not None else Phase.RUNNING,
         # The deadline counts anew from here: what was left of it says nothing about stages that run once more.

@@ -91,7 +91,8 @@ def resume(draft: Draft[Any]) -> None:
     """Leaves suspension, if it was in it; the time spent there does not count. Before the start, none counts anyway."""
     since = draft.status.suspend_time
     if since is not None:
-        spent = int((draft.now - since).total_seconds())
+        # Another replica's clock may be behind the one that suspended it.
+        spent = max(0, int((draft.now - since).total_seconds()))
         counted = spent if draft.status.start_time is not None else 0
         draft.set(suspend_time=None, suspended_seconds=draft.status.suspended_seconds + counted)
         draft.event("Normal", "Resumed", f"resumed after {spent} s")

@@ -44,12 +44,18 @@ def arm_of(test: ABTest, generation: str) -> str:
 
 
 def plan_test(
-    draft: Draft[GenerationStatus], observed: ObservedGeneration, template: ABTestTemplate, serving: Served | None
+    draft: Draft[GenerationStatus],
+    observed: ObservedGeneration,
+    template: ABTestTemplate | None,
+    serving: Served | None,
 ) -> bool | Lost:
     """Makes the test, follows it, and says whether it was won: True, False while it runs, or how it was lost."""
+    if draft.status.ab_test_won:
+        return True
     name = draft.status.ab_test
     if name is None:
-        assert serving is not None  # the caller promotes at once where nothing serves
+        assert template is not None  # the caller promotes at once where no test is wanted,
+        assert serving is not None  # or nothing serves
         name = test_name(draft.metadata.name)
         draft.create.append(_manifest(observed, name, template, serving))
         draft.set(ab_test=name, phase=Phase.TESTING, stage="test")
@@ -59,13 +65,13 @@ def plan_test(
         return False
     test = observed.tests.get(name)
     if test is None:
-        if draft.status.phase is not Phase.TESTING:
-            return True  # it was won, and tidied away since
         return Lost(
             Verdict.INCONCLUSIVE, reasons.TEST_DELETED, f"the ABTest {name} was deleted before it had a verdict"
         )
     if test.status.phase in ABTEST_TERMINAL:
-        return _outcome(test)
+        outcome = _outcome(test)
+        draft.set(ab_test_won=outcome is True)
+        return outcome
     where = next((c.message for c in test.status.conditions if c.type == reasons.PROGRESSING), "")
     draft.set(phase=Phase.TESTING, stage="test")
     draft.look_again(FOLLOW_SECONDS)
