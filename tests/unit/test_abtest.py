@@ -419,6 +419,22 @@ def test_a_deleted_service_is_pointed_at_the_router_again(bench: Bench) -> None:
     assert bench.record.router == NAME
 
 
+def test_a_deleted_service_is_waited_for(bench: Bench) -> None:
+    serves = {"type": "Serving", "status": "True", "reason": "Production", "message": "it serves"}
+    serves |= {"lastTransitionTime": "2026-01-01T00:00:00Z"}
+    bench.generations["luna-1"] = generation("luna-1", conditions=[serves])
+    bench.until_running()
+    record, bench.record = bench.record, None
+    bench.step()
+    assert bench.phase is ABTestPhase.RUNNING
+    assert bench.condition("Progressing")[1] == "ServiceGone"
+    assert record is not None
+    bench.record = record.model_copy(update={"router": None})
+    bench.step()
+    assert bench.record.router == NAME
+    assert bench.condition("Progressing")[0] == "True"
+
+
 def test_a_whole_namespace_that_goes_is_not_held_up(bench: Bench) -> None:
     bench.until_running()
     bench.raw["metadata"]["deletionTimestamp"] = "2026-01-03T00:00:00Z"

@@ -22,7 +22,7 @@ from flywheel_operator.plan.abtest_exit import delete_stray_jobs, leave, wind_do
 from flywheel_operator.plan.abtest_power import rule_of, show_power
 from flywheel_operator.plan.actions import Plan
 from flywheel_operator.plan.draft import Draft
-from flywheel_operator.plan.prerequisites import WAIT_SECONDS, Missing, service_taken
+from flywheel_operator.plan.prerequisites import WAIT_SECONDS, Missing, in_production, service_gone, service_taken
 
 IN_LINE: Final = "InLine"
 SERVERS_STARTING: Final = "ServersStarting"
@@ -51,6 +51,8 @@ def plan(observed: ObservedABTest) -> Plan[ABTestStatus]:
         _end(draft, ABTestPhase.ABORTED, GENERATION_ENDED, ended)
     elif test.status.phase is ABTestPhase.PENDING:
         _prepare(draft, observed)
+    elif (serves := _service_lost(observed)) is not None:
+        _wait(draft, Missing(reasons.SERVICE_GONE, service_gone(test.spec.lineage, serves)))
     elif test.status.phase is ABTestPhase.PROVISIONING:
         _provision(draft, observed)
     else:
@@ -261,6 +263,14 @@ def _moved(draft: Draft[ABTestStatus], observed: ObservedABTest) -> str | None:
         return None
     now = f"{serving.generation} serves now" if serving else "nothing serves now"
     return f"{control.generation}, which the treatment was compared with, is not in production any more: {now}"
+
+
+def _service_lost(observed: ObservedABTest) -> str | None:
+    """The control, where it serves the lineage and only the Service was deleted: it brings that back."""
+    control = observed.generations.get(observed.test.spec.control.generation or "")
+    if observed.production is not None or control is None or not in_production(control.status):
+        return None
+    return control.metadata.name
 
 
 def _ended_with_generation(observed: ObservedABTest) -> str | None:

@@ -18,6 +18,7 @@ from flywheel_operator.model.status import GenerationStatus
 from flywheel_operator.plan import reasons
 from flywheel_operator.plan.actions import SwitchProduction
 from flywheel_operator.plan.draft import Draft
+from flywheel_operator.plan.prerequisites import in_production
 from flywheel_operator.plan.promotion import SERVER_POLL_SECONDS
 from flywheel_operator.plan.servers import apply_server, delete_server
 from flywheel_operator.plan.testing import arm_of, under_test
@@ -106,9 +107,8 @@ def _place(observed: ObservedGeneration) -> _Place:
 
 def _service_lost(draft: Draft[GenerationStatus], observed: ObservedGeneration) -> bool:
     """The Service of a serving Generation was deleted: it comes back, pointing at what served."""
-    served = any(c.type == reasons.SERVING and c.status == "True" for c in draft.status.conditions)
     candidate = draft.status.candidate
-    if not served or candidate is None or observed.service_taken:
+    if not in_production(draft.status) or candidate is None or observed.service_taken:
         return False
     name = observed.generation.metadata.name
     record = ProductionRecord(
