@@ -62,7 +62,9 @@ def test_no_request_is_lost_and_no_work_done_twice_when_the_operator_dies_in_eve
         status = world.ended("alpha-2", 900)
         count = client.count()
     assert status["verdict"]["result"] == "Promoted", status
-    assert {"Running", "Evaluating", "AwaitingPromotion"} <= {phase for phase, _ in killed}
+    assert {"Running", "AwaitingPromotion"} <= {phase for phase, _ in killed}
+    # Its phase is Queued or Evaluating: one killed in the first may find the stage done when it is back.
+    assert "evaluate" in {stage for _, stage in killed}
     assert [s["attempts"] for s in status["stages"]] == [1] * len(ALL_STAGES)
     assert status["baseline"]["generation"] == "alpha-1"
     assert count.lost == []

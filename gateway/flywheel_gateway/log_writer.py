@@ -3,13 +3,16 @@
 What a killed process loses is what the thread has not yet taken from the queue, a few hundredths of a second; what a
 lost machine loses is what was not yet synced, `flushSeconds`. While the store is away rows wait in memory, up to
 `queueBytes`; more are lost, counted by table, and said in the process's log. Requests go on: users come before logs.
+
+A file that fails is given up and its rows go on in a new one: the store may be back while an old descriptor fails for
+ever (ESTALE). The other tables and days do not wait for it.
 """
 
 import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -45,6 +48,7 @@ class LogWriter:
         self._pending: dict[_Key, list[bytes]] = {}
         self._pending_since: float | None = None
         self._segments: dict[_Key, Segment] = {}
+        self._given_up: list[Segment] = []
         self._number = 0
         self._queued_bytes = 0
         self._lock = threading.Lock()
@@ -103,15 +107,15 @@ class LogWriter:
 
     def _run(self) -> None:
         while True:
-            stopping = self._stop.is_set()
             self._wake.wait(min(self._settings.flush_seconds, self._settings.rotate_seconds) / 2)
             self._wake.clear()
+            stopping = self._stop.is_set()
             if not stopping:
                 self._stop.wait(GATHER_SECONDS)
             self._take()
             if time.monotonic() >= self._retry_at or stopping:
                 self._pass(finish_all=stopping)
-            if stopping and not self._segments and not self._pending and not self._queue:
+            if stopping and not (self._segments or self._given_up or self._pending or self._queue):
                 return
             if stopping:
                 # The store is away: try on until `close` gives up.
@@ -129,32 +133,48 @@ class LogWriter:
 
     def _pass(self, *, finish_all: bool) -> None:
         """Writes, syncs, rotates and adopts what is due; a store that is away is tried again later."""
-        try:
-            for key in list(self._pending):
-                self._write(key)
+        errors = self._each(list(self._pending), self._write)
+        if not self._pending:
             self._pending_since = None
-            now = time.monotonic()
-            if finish_all or now - self._last_sync >= self._settings.flush_seconds:
-                for segment in self._segments.values():
-                    segment.sync()
-                self._last_sync = now
-            for key, segment in list(self._segments.items()):
-                due = (
-                    now - segment.opened >= self._settings.rotate_seconds or segment.size >= self._settings.rotate_bytes
-                )
-                if finish_all or due:
-                    self._finish(key)
+        now = time.monotonic()
+        if finish_all or now - self._last_sync >= self._settings.flush_seconds:
+            errors += self._each(list(self._segments), lambda key: self._segments[key].sync())
+            self._last_sync = now
+        due = [key for key, segment in self._segments.items() if finish_all or self._is_due(segment, now)]
+        errors += self._each(due, self._finish)
+        errors += self._mend()
+        try:
             if now - self._last_adoption >= self._settings.rotate_seconds or self._last_adoption == 0:
                 self._adopt()
                 self._last_adoption = now
         except OSError as error:
+            errors.append(error)
+        if errors:
             if not self._away:
-                _log.error("the store cannot be written to (%s): rows wait in memory", error.strerror or "no reason")
+                reason = errors[0].strerror or "no reason"
+                _log.error("the store cannot be written to (%s): rows wait in memory", reason)
             self._away, self._retry_at = True, time.monotonic() + RETRY_SECONDS
             return
         if self._away:
             _log.warning("the store can be written to again; rows lost so far: %d", sum(self.lost.values()))
         self._away, self._retry_at = False, 0.0
+
+    def _each(self, keys: Iterable[_Key], act: Callable[[_Key], None]) -> list[OSError]:
+        """Does it to each; where it fails the segment is given up, and the next row of that key opens another one."""
+        errors = []
+        for key in keys:
+            try:
+                act(key)
+            except OSError as error:
+                errors.append(error)
+                segment = self._segments.pop(key, None)
+                if segment is not None:
+                    segment.give_up()
+                    self._given_up.append(segment)
+        return errors
+
+    def _is_due(self, segment: Segment, now: float) -> bool:
+        return now - segment.opened >= self._settings.rotate_seconds or segment.size >= self._settings.rotate_bytes
 
     def _write(self, key: _Key) -> None:
         lines = self._pending[key]
@@ -171,16 +191,32 @@ class LogWriter:
             self._queued_bytes -= len(data)
 
     def _finish(self, key: _Key) -> None:
-        gone = self._segments[key].finish()
+        segment = self._segments[key]
+        gone = segment.finish()
         del self._segments[key]
+        self._count(segment, gone)
+
+    def _mend(self) -> list[OSError]:
+        """Finishes what was given up; what cannot be yet is tried again."""
+        errors, given_up = [], self._given_up
+        self._given_up = []
+        for segment in given_up:
+            try:
+                self._count(segment, segment.mend())
+            except OSError as error:
+                errors.append(error)
+                self._given_up.append(segment)
+        return errors
+
+    def _count(self, segment: Segment, gone: int) -> None:
         if gone:
-            self.lost[key[0]] += gone
-            _log.error("somebody removed an open segment of %s: %d rows are lost", key[0], gone)
+            self.lost[segment.table] += gone
+            _log.error("an open segment of %s was removed or cut: %d rows are lost", segment.table, gone)
         self._finished()
 
     def _adopt(self) -> None:
         """A live writer's segment is never older than `rotateSeconds`: it finishes idle ones too."""
         patience = 0.0 if self._alone else 2 * self._settings.rotate_seconds + 60
-        mine = {segment.open_path for segment in self._segments.values()}
+        mine = {segment.open_path for segment in (*self._segments.values(), *self._given_up)}
         if adopt(self._root, time.time() - patience, mine):
             self._finished()

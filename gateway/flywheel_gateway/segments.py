@@ -34,7 +34,10 @@ class Segment:
         self.dirty = False
 
     def append(self, data: bytes, rows: int) -> None:
-        """Writes whole lines, or nothing and raises OSError: a reader never sees half a line of ours."""
+        """Writes whole lines, or nothing and raises OSError: a reader never sees half a line of ours.
+
+        Where what was written in part cannot be taken back either, `mend` does it.
+        """
         try:
             view = memoryview(data)
             while view:
@@ -56,7 +59,7 @@ class Segment:
         """Closes the file and gives it its name; answers how many rows are gone because somebody removed it.
 
         Raises:
-            OSError: the store is away; the segment is still open and may be finished later.
+            OSError: the store is away; the segment is still open and may be finished later, or given up and mended.
         """
         self.sync()
         lost = 0
@@ -67,7 +70,38 @@ class Segment:
             lost = self.rows if os.fstat(self._fd).st_nlink == 0 else 0
         else:
             sync_folder(self.final.parent)
-        os.close(self._fd)
+        self.give_up()
+        return lost
+
+    def give_up(self) -> None:
+        """Closes the file as it is: nothing is written to it any more. What was to be kept was synced before."""
+        try:
+            os.close(self._fd)
+        except OSError as error:
+            _log.warning("closing %s failed (%s)", self.open_path.name, error.strerror or "no reason")
+
+    def mend(self) -> int:
+        """Finishes a file that was given up, through its name: its descriptor may fail for ever (ESTALE).
+
+        It is cut to the rows that were written (the others are written elsewhere); answers how many of them are gone.
+
+        Raises:
+            OSError: the store is away; to be tried again.
+        """
+        lost = 0
+        try:
+            size = _cut(self.open_path, self.size)
+            if size < self.size:
+                lost = self.rows - self.open_path.read_bytes().count(b"\n")
+            if size == 0:
+                self.open_path.unlink()
+            else:
+                self.open_path.rename(self.final)
+        except FileNotFoundError:
+            # We had renamed it already, or another gateway has; or somebody deleted it.
+            if not self.final.exists():
+                return self.rows
+        sync_folder(self.final.parent)
         return lost
 
 
@@ -117,10 +151,12 @@ def adopt(root: Path, older_than: float, mine: Collection[Path] = ()) -> list[Pa
     return found
 
 
-def _cut(path: Path) -> int:
-    """Cuts a file behind its last whole line and answers its new size."""
+def _cut(path: Path, limit: int | None = None) -> int:
+    """Cuts a file behind its last whole line within `limit` bytes, syncs it and answers its new size."""
     with path.open("r+b") as file:
         size = end = file.seek(0, os.SEEK_END)
+        if limit is not None:
+            end = min(end, limit)
         while end > 0:
             start = max(0, end - _TAIL)
             file.seek(start)
@@ -131,5 +167,5 @@ def _cut(path: Path) -> int:
             end = start
         if end < size:
             file.truncate(end)
-            os.fsync(file.fileno())
+        os.fsync(file.fileno())
     return end

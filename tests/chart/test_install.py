@@ -29,7 +29,7 @@ IN_EVERY_NAMESPACE = {
     "pods": "list watch",
     "configmaps": "get list watch create delete",
     "deployments.apps": "get list watch create patch delete",
-    "services": "get list watch create update patch",
+    "services": "get list watch create update patch delete",
     "poddisruptionbudgets.policy": "get create patch",
     "secrets": "create",
     "events.events.k8s.io": "create patch",

@@ -144,6 +144,76 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.Mon
     assert segment.final.read_bytes() == b"whole\nthird\n"
 
 
+def break_descriptor(path: Path) -> None:
+    """Makes our descriptor of a file fail for ever, as ESTALE does: the file itself is well."""
+    (descriptor,) = [
+        int(link.name)
+        for link in Path("/proc/self/fd").iterdir()
+        if link.is_symlink() and os.readlink(link) == str(path)
+    ]
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, descriptor)
+    os.close(full)
+
+
+def test_a_descriptor_that_fails_for_ever_costs_no_row_and_holds_up_no_other_table(
+    tmp_path: Path, writer: LogWriter, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tmp_path / "log"
+    writer.put(LogTable.EVENTS, DAY, b"one\n")
+    until(lambda: writer.written[LogTable.EVENTS] == 1)
+    path = root / f"events/date={DAY}/_w-0.jsonl"
+    # The last write before the failure arrived in part, and cannot be taken back through the descriptor.
+    with path.open("ab") as file:
+        file.write(b"two\nth")
+    break_descriptor(path)
+    for line in (b"two\n", b"three\n"):
+        writer.put(LogTable.EVENTS, DAY, line)
+    for table, day in [(LogTable.TURNS, DAY), (LogTable.EVENTS, "2026-03-03")]:
+        writer.put(table, day, b"{}\n")
+    until(lambda: sum(writer.written.values()) == 5)
+    until(lambda: "can be written to again" in caplog.text)
+    writer.put(LogTable.EVENTS, DAY, b"four\n")
+    writer.close()
+    assert not writer.alive
+    assert not any(name.rsplit("/", 1)[1].startswith("_") for name in names(root))
+    events = [(root / name).read_text() for name in names(root) if name.startswith(f"events/date={DAY}")]
+    assert "".join(events) == "one\ntwo\nthree\nfour\n"
+    assert (sum(writer.lost.values()), writer.queued_bytes) == (0, 0)
+
+
+def test_a_segment_whose_descriptor_fails_at_the_end_is_finished_by_its_name(tmp_path: Path) -> None:
+    writer = LogWriter(tmp_path, settings(flushSeconds=60), "w")
+    writer.start()
+    writer.put(LogTable.EVENTS, DAY, b"one\n")
+    until(lambda: writer.written[LogTable.EVENTS] == 1)
+    writer.put(LogTable.EVENTS, DAY, b"two\n")  # its sync is not due
+    until(lambda: writer.written[LogTable.EVENTS] == 2)
+    break_descriptor(tmp_path / f"events/date={DAY}/_w-0.jsonl")
+    writer.close(seconds=5)
+    assert not writer.alive
+    assert (tmp_path / f"events/date={DAY}/w-0.jsonl").read_text() == "one\ntwo\n"
+    assert sum(writer.lost.values()) == 0
+
+
+def test_what_was_given_up_is_mended_once_and_what_is_gone_is_counted(tmp_path: Path) -> None:
+    short, empty, taken, removed = (Segment(tmp_path, LogTable.EVENTS, DAY, name) for name in "setr")
+    for segment in (short, taken, removed):
+        segment.append(b"one\n", 1)
+        segment.append(b"two\n", 1)
+    os.truncate(short.open_path, 5)  # the store never got what was not synced
+    empty.open_path.write_bytes(b"not ours\n")
+    taken.open_path.rename(taken.final)
+    removed.open_path.unlink()
+    for segment in (short, empty, taken, removed):
+        segment.give_up()
+    assert [segment.mend() for segment in (short, empty, taken, removed)] == [1, 0, 0, 2]
+    assert {path.name: path.read_text() for path in segment_files(tmp_path)} == {
+        "s.jsonl": "one\n",
+        "t.jsonl": "one\ntwo\n",
+    }
+
+
 def test_a_segment_that_somebody_removed_is_counted(tmp_path: Path, writer: LogWriter) -> None:
     writer.put(LogTable.EVENTS, DAY, b"x\n")
     until(lambda: names(tmp_path / "log"))

@@ -63,6 +63,7 @@ class Gateway:
 
     process: asyncio.subprocess.Process
     url: str
+    metrics_url: str = ""
     said: bytes = b""
 
     async def ended(self) -> int:
@@ -80,7 +81,7 @@ async def started(config: Path) -> AsyncIterator[Gateway]:
         sys.executable, "-m", "flywheel_gateway", "serve", "--config", str(config), "--host", "127.0.0.1",
         "--port", str(port), "--metrics-port", str(metrics), stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    gateway = Gateway(process, f"http://127.0.0.1:{port}")
+    gateway = Gateway(process, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{metrics}")
     try:
         async with asyncio.timeout(60), aiohttp.ClientSession() as client:
             while process.returncode is None:
@@ -181,6 +182,9 @@ async def test_sigterm_while_it_streams(model: Model, tmp_path: Path) -> None:
                     except aiohttp.ClientConnectorError:
                         refused = True
                     await asyncio.sleep(0.02)
+                # The model server's preStop waits for this port: it stands until the last reply has gone.
+                async with another.get(gateway.metrics_url + "/live") as live:
+                    assert live.status == 200
             go.set()
             rest = await response.content.read()
         assert b"second." in rest

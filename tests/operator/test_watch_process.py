@@ -44,7 +44,7 @@ RULES = [
     ([""], ["pods"], ["list", "watch"]),
     ([""], ["configmaps"], ["get", "list", "watch", "create", "delete"]),
     (["apps"], ["deployments"], ["get", "list", "watch", "create", "patch", "delete"]),
-    ([""], ["services"], ["get", "list", "watch", "create", "update", "patch"]),
+    ([""], ["services"], ["get", "list", "watch", "create", "update", "patch", "delete"]),
     ([""], ["secrets"], ["create"]),
     (["policy"], ["poddisruptionbudgets"], ["get", "create", "patch"]),
     (["characterflywheel.dev"], ["abtests"], ["create"]),

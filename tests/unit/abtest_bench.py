@@ -90,6 +90,7 @@ class Bench:
     deployments: dict[str, DeploymentView] = field(default_factory=dict)
     jobs: dict[str, JobView] = field(default_factory=dict)
     others: dict[str, ABTest] = field(default_factory=dict)
+    config_maps: dict[str, dict[str, str]] = field(default_factory=dict)
     ready: bool = True
     events: list[str] = field(default_factory=list)
     manifests: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
@@ -111,6 +112,7 @@ class Bench:
             settings=SETTINGS,
             generations=self.generations,
             tests={**self.others, NAME: self.test},
+            config_maps=self.config_maps,
             jobs=self.jobs,
             deployments=self.deployments,
             servers=servers,
@@ -134,6 +136,7 @@ class Bench:
         for ref in plan.delete:
             self.deployments.pop(ref.name, None)
             self.jobs.pop(ref.name, None)
+            self.manifests.pop((ref.kind, ref.name), None)
         if plan.add_finalizer:
             self.raw["metadata"].setdefault("finalizers", []).append(plan.add_finalizer)
         if plan.remove_finalizer:
@@ -153,6 +156,10 @@ class Bench:
             self.deployments[name] = DeploymentView(name, config, replicas, replicas if self.ready else 0)
         elif kind == "Job":
             self.jobs.setdefault(name, JobView(name, JobState.RUNNING))
+
+    def delete(self) -> None:
+        """Someone deletes the test."""
+        self.raw["metadata"]["deletionTimestamp"] = f"{self.now:%Y-%m-%dT%H:%M:%SZ}"
 
     def finish(self, run: str, given: AnalysisResult | None, **view: Any) -> None:  # noqa: ANN401 -- fields of the view
         """The Job of `run` ends."""

@@ -1,5 +1,7 @@
 """A Generation from its creation to its end: one situation after the other."""
 
+import dataclasses
+
 import pytest
 
 from flywheel_contract.stages import Stage
@@ -232,6 +234,11 @@ def test_stages_and_gateway_are_told_the_same_prompt(lab: Lab) -> None:
     assert {c.name: c.system_prompt for c in beside.config.characters} == told
     assert told["sol"] == "A surfer."
     assert told["luna"].startswith("You are Luna.\n\nRules:\n- Never leave the ship.")
+    lost = dataclasses.replace(observed, snapshot=None)
+    assert beside_server(lost) == beside, "a snapshot that someone deletes takes no prompt along"
+    without = beside_server(dataclasses.replace(lost, config_maps={}))
+    assert without is not None
+    assert [c.name for c in without.config.characters] == ["sol"]
 
 
 def test_waiting_after_a_suspension_is_pending(lab: Lab) -> None:

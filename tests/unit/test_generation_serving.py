@@ -323,3 +323,36 @@ def test_one_that_awaits_promotion_takes_its_server_along(lab: Lab) -> None:
     lab.step("gen-1")
     assert lab.gone("gen-1")
     assert lab.deployments == {}
+
+
+# ------------------------------------------------------------------ what the server's pods mount
+
+
+def test_a_lost_configuration_of_the_gateway_is_made_anew(lab: Lab) -> None:
+    lab.put("gen-1")
+    lab.go("gen-1")
+    assert lab.serving() == "gen-1"
+    observed = lab.observe("gen-1")
+    quiet = planner.plan(observed)
+    assert (quiet.create, quiet.apply) == ((), ()), "a pass in which nothing is amiss asks for nothing"
+    view = observed.servers["gen-1"]
+    lost = dataclasses.replace(observed, servers={"gen-1": dataclasses.replace(view, config_lost=True)})
+    plan = planner.plan(lost)
+    assert [m["kind"] for m in plan.create] == ["Secret", "ConfigMap"]
+    (server,) = plan.apply
+    assert server["spec"]["replicas"] == view.replicas
+    mounted = {
+        v["name"]: v["configMap"]["name"] for v in server["spec"]["template"]["spec"]["volumes"] if "configMap" in v
+    }
+    assert mounted == {"gateway-config": plan.create[1]["metadata"]["name"]}, "the observer looks at it by this name"
+
+
+def test_that_of_a_server_that_drains_is_left(lab: Lab) -> None:
+    for name in ("gen-1", "gen-2"):
+        lab.put(name, serving={"drainSeconds": 86400})
+        lab.go(name)
+    observed = lab.observe("gen-1")
+    assert observed.servers["gen-1"].replicas == 1
+    view = dataclasses.replace(observed.servers["gen-1"], config_lost=True)
+    plan = planner.plan(dataclasses.replace(observed, servers={**observed.servers, "gen-1": view}))
+    assert (plan.create, plan.apply) == ((), ())

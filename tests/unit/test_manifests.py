@@ -2,7 +2,12 @@
 
 import json
 import re
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,9 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flywheel_contract.exit_codes import USER_MISTAKES
+from flywheel_contract.online import METRICS_PORT
 from flywheel_contract.stage_spec import CurateSpec, Input, SftSpec, StageSpec
 from flywheel_contract.stages import Role, Stage
 from flywheel_operator.manifests.common import labels, resources, volumes
+from flywheel_operator.manifests.gateway import Beside, gateway
 from flywheel_operator.manifests.server import DRAIN_PAUSE_SECONDS, public_service, server
 from flywheel_operator.manifests.snapshot import snapshot_config_map
 from flywheel_operator.manifests.stage import config_map, config_map_name, job, job_name, peers, peers_name
@@ -21,6 +28,7 @@ from flywheel_operator.model.names import ANNOTATION_PRODUCTION, bounded_name, s
 from flywheel_operator.model.objects import Metadata
 from flywheel_operator.model.production import ProductionRecord
 from flywheel_operator.model.runtime import MAX_NODES, Resources, Runtime
+from flywheel_operator.model.serving import GatewaySpec
 from flywheel_operator.model.snapshot import Snapshot
 from flywheel_operator.model.status import ModelRef
 from tests.unit.build import digest, generation, generation_spec, record
@@ -200,6 +208,53 @@ def test_a_server_answers_before_it_is_ready_and_drains_before_it_goes() -> None
     assert [c["persistentVolumeClaim"] for c in claims] == [{"claimName": "artifacts", "readOnly": True}]
     assert len(deployment(uri="hf://owner/model")["spec"]["template"]["spec"]["volumes"]) == 1
     assert built["spec"]["selector"]["matchLabels"] == built["spec"]["template"]["metadata"]["labels"]
+
+
+def beside(**limits: float) -> Beside:
+    """A gateway whose configuration has these limits."""
+    made = gateway(
+        image="gateway:1",
+        spec=GatewaySpec(),
+        serves="gen-1",
+        lineage="luna",
+        artifacts="pvc://artifacts/runs",
+        characters=[],
+    )
+    changed = made.config.limits.model_copy(update=limits)
+    return replace(made, config=made.config.model_copy(update={"limits": changed}))
+
+
+def guarded(**limits: float) -> tuple[Any, list[str], int]:
+    """Of a pod with a gateway: the gateway's container, what the model server's preStop runs, the grace period."""
+    model = ModelRef(uri="pvc://artifacts/model", digest=digest("model"))
+    built = server(generation(), model, "trainer:1", 1, (), beside(**limits))["spec"]["template"]["spec"]
+    containers = {container["name"]: container for container in built["containers"]}
+    hook = containers["server"]["lifecycle"]["preStop"]["exec"]["command"]
+    return containers["gateway"], hook, built["terminationGracePeriodSeconds"]
+
+
+@pytest.mark.parametrize(("delay", "drain", "bound", "grace"), [(3, 30, 38, 90), (0.5, 100, 106, 146)])
+def test_a_model_server_outlasts_the_gateway_beside_it(delay: float, drain: int, bound: int, grace: int) -> None:
+    container, hook, granted = guarded(drain_delay_seconds=delay, drain_seconds=drain)
+    assert container["lifecycle"]["preStop"] == {"sleep": {"seconds": DRAIN_PAUSE_SECONDS}}
+    assert hook[-2:] == [str(METRICS_PORT), str(bound)]
+    assert granted == grace
+
+
+@pytest.mark.parametrize("bound", [1, 60])
+def test_a_model_server_waits_until_the_gateway_has_gone_or_its_time_is_over(bound: int) -> None:
+    _, (_, *hook), _ = guarded()
+    with socket.create_server(("127.0.0.1", 0)) as metrics:
+        command = [sys.executable, *hook[:-2], str(metrics.getsockname()[1]), str(bound)]
+        before = time.monotonic()
+        with subprocess.Popen(command) as waiting:
+            metrics.accept()[0].close()
+            if bound == 60:
+                metrics.accept()[0].close()
+                assert waiting.poll() is None
+                metrics.close()
+            assert waiting.wait(20) == 0
+        assert bound == 60 or time.monotonic() - before >= bound
 
 
 def test_vllm_is_told_the_parser_of_tool_calls() -> None:

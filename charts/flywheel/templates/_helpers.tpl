@@ -81,13 +81,13 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, list, watch, create, delete]
-# Model servers and the public Service of a lineage.
+# Model servers, the public Service of a lineage (never deleted), and the Services of a test's arms (deleted with it).
 - apiGroups: [apps]
   resources: [deployments]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [services]
-  verbs: [get, list, watch, create, update, patch]
+  verbs: [get, list, watch, create, update, patch, delete]
 # The key that users' ids are hashed with, and the token between router and gateways: made, never read.
 - apiGroups: [""]
   resources: [secrets]

@@ -7,7 +7,10 @@ from typing import Any
 import aiohttp
 from kubernetes.aio.client.exceptions import ApiException
 
+_FORBIDDEN = 403
 _TOO_MANY_REQUESTS = 429
+_QUOTA = "exceeded quota"
+"""What the API server's quota admission says; the code and the reason are those of a missing permission."""
 
 
 class KubeError(Exception):
@@ -57,6 +60,12 @@ class NameBusyError(RetryLaterError):
     reason = "NameBusy"
 
 
+class QuotaError(RetryLaterError):
+    """A ResourceQuota of the namespace is full: there is room again once something ends, or once it is raised."""
+
+    reason = "QuotaExceeded"
+
+
 class GiveUpError(KubeError):
     """Trying again changes nothing: someone has to change a spec, a role or the operator."""
 
@@ -88,7 +97,7 @@ class UnreadableError(GiveUpError):
 _BY_REASON: dict[str, type[KubeError]] = {"AlreadyExists": AlreadyExistsError, "Conflict": ConflictError}
 _BY_STATUS: dict[int, type[KubeError]] = {
     401: UnavailableError,  # a token that is being rotated; the next request carries the new one
-    403: ForbiddenError,
+    _FORBIDDEN: ForbiddenError,
     404: NotFoundError,
     408: UnavailableError,
     409: ConflictError,
@@ -106,6 +115,8 @@ def from_api(error: ApiException, doing: str) -> KubeError:
     message = f"{doing}: {status.get('message') or error.reason or 'no reason given'} (HTTP {error.status})"
     code = int(error.status or 0)
     known = _BY_REASON.get(str(status.get("reason"))) if code == 409 else None
+    if code == _FORBIDDEN and _QUOTA in message:
+        known = QuotaError
     cls = known or _BY_STATUS.get(code) or (InvalidError if 400 <= code < 500 else UnavailableError)
     return cls(message)
 

@@ -6,8 +6,16 @@ from typing import Any, Final, Generic, TypeVar
 from flywheel_contract.base import Record
 from flywheel_contract.gateway_config import KEY_FILE, ROUTER_TOKEN_FILE
 from flywheel_operator.kube.client import Api
-from flywheel_operator.kube.errors import AlreadyExistsError, ConflictError, NameBusyError, NotOursError
-from flywheel_operator.kube.resources import OWN, SECRET, SERVICE, Key, Raw, kind_of
+from flywheel_operator.kube.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    GiveUpError,
+    NameBusyError,
+    NotOursError,
+    RetryLaterError,
+)
+from flywheel_operator.kube.resources import ABTEST, JOB, OWN, SECRET, SERVICE, Key, Raw, kind_of
+from flywheel_operator.model.abtest_status import ABTestStatus, AnalysisRun
 from flywheel_operator.model.names import LABEL_MANAGED_BY, LABEL_OWNER, LABEL_OWNER_KIND, MANAGED_BY
 from flywheel_operator.model.objects import Metadata
 from flywheel_operator.plan.actions import Manifest, Plan, Ref, SwitchProduction
@@ -18,7 +26,8 @@ StatusT = TypeVar("StatusT", bound=Record)
 
 
 class Execution(Generic[StatusT]):
-    """One Plan about one object, carried out in the order that `Plan` documents. The first error ends it."""
+    """One Plan about one object, carried out in the order that `Plan` documents, but for its Jobs: a quota or a policy
+    may refuse them for long, so they come after all that they do not concern. The first error ends it."""
 
     def __init__(self, api: Api, key: Key, metadata: Metadata, status: StatusT) -> None:
         """`metadata` and `status` are the object's as they were observed."""
@@ -38,8 +47,10 @@ class Execution(Generic[StatusT]):
         # 1. What must be there before anything is made that depends on it.
         asked = await self._add_finalizer(plan.add_finalizer)
         # 2. Children.
+        jobs = [manifest for manifest in plan.create if manifest["kind"] == JOB.kind]
         for manifest in plan.create:
-            asked = await self._create(manifest) or asked
+            if manifest["kind"] != JOB.kind:
+                asked = await self._create(manifest) or asked
         for manifest in plan.apply:
             await self._apply(manifest)
             asked = True
@@ -47,12 +58,26 @@ class Execution(Generic[StatusT]):
         if plan.switch is not None:
             await self._switch(plan.switch)
             asked = True
-        # 4. What we know of it all, before anything that it speaks of goes away.
-        asked = await self._write_status(plan.status) or asked
+        # 4. Jobs. Where one is refused, an ABTest goes on without it: users hang on the rest. A Generation does not:
+        # its status would say that it has started, which freezes its spec and counts against its deadline.
+        status, refusal = plan.status, None
+        for manifest in jobs:
+            try:
+                asked = await self._create(manifest) or asked
+            except (GiveUpError, RetryLaterError) as error:
+                if self._key.kind != ABTEST.kind:
+                    raise
+                status = _without_run(status, self._status, manifest["metadata"]["name"])
+                refusal = refusal or error
+        # 5. What we know of it all, before anything that it speaks of goes away.
+        asked = await self._write_status(status) or asked
         for ref in plan.delete:
             await self._delete(ref)
             asked = True
-        return await self._remove_finalizer(plan.remove_finalizer) or asked
+        asked = await self._remove_finalizer(plan.remove_finalizer) or asked
+        if refusal is not None:
+            raise refusal
+        return asked
 
     async def _add_finalizer(self, name: str | None) -> bool:
         if name is None or name in self._metadata.finalizers:
@@ -167,6 +192,17 @@ class Execution(Generic[StatusT]):
         found = await self._api.get(kind, self._key.namespace, ref.name)
         if found is not None and (found["metadata"].get("labels") or {}).get(LABEL_MANAGED_BY) == MANAGED_BY:
             await self._api.delete(kind, self._key.namespace, ref.name)
+
+
+def _without_run(status: StatusT, before: StatusT, job: str) -> StatusT:
+    """`status` with the run that was to have the Job `job` as it was `before`: the next pass makes the same attempt."""
+    former = {run.name: run for run in _runs(before)}
+    runs = [former.get(run.name) if run.job == job else run for run in _runs(status)]
+    return status.model_copy(update={"runs": [run for run in runs if run is not None]})
+
+
+def _runs(status: Record) -> list[AnalysisRun]:
+    return status.runs if isinstance(status, ABTestStatus) else []
 
 
 def _uids(obj: Raw) -> set[Any]:

@@ -53,6 +53,8 @@ from flywheel_operator.model.serving import CharacterSpec
 from flywheel_operator.model.snapshot import Snapshot
 
 _LABEL_WORKLOAD_JOB: Final = "kueue.x-k8s.io/job-uid"
+_GATEWAY_VOLUME: Final = "gateway-config"
+"""As `manifests.gateway.container` names it; also in the Deployments that former versions made."""
 
 _log = logging.getLogger(__name__)
 
@@ -83,7 +85,7 @@ class Observer:
             self._jobs(GENERATION, namespace, name, metadata.uid),
         )
         server_views, service, terminating, tests, ray_clusters = await asyncio.gather(
-            self._servers(namespace, spec.lineage, pods),
+            self._servers(namespace, spec.lineage, pods, own=name),
             self._production(namespace, spec.lineage),
             self._namespace_terminating(metadata),
             self._tests(namespace, spec.lineage),
@@ -231,10 +233,27 @@ class Observer:
             return None
         return found[0] if found else None
 
-    async def _servers(self, namespace: str, lineage: str, pods: list[Raw]) -> dict[str, ServerView]:
+    async def _servers(
+        self, namespace: str, lineage: str, pods: list[Raw], own: str | None = None
+    ) -> dict[str, ServerView]:
+        """The model servers of the lineage. Of that of the Generation `own`, what its pods mount is looked at too."""
         labels = selector({LABEL_LINEAGE: lineage, LABEL_COMPONENT: SERVER})
-        views = [servers.server_view(d, pods) for d in await self._api.list(DEPLOYMENT, namespace, labels)]
-        return {view.generation: view for view in views}
+        views = {}
+        for deployment in await self._api.list(DEPLOYMENT, namespace, labels):
+            view = servers.server_view(deployment, pods)
+            if view.generation == own:
+                view = dataclasses.replace(view, config_lost=await self._config_lost(deployment))
+            views[view.generation] = view
+        return views
+
+    async def _config_lost(self, deployment: Raw) -> bool:
+        """Whether a server that is up mounts a gateway's ConfigMap that is gone. (Users' own ones are theirs.)"""
+        volumes = deployment["spec"]["template"]["spec"].get("volumes") or ()
+        names = [volume["configMap"]["name"] for volume in volumes if volume["name"] == _GATEWAY_VOLUME]
+        if deployment["spec"].get("replicas", 1) == 0:
+            return False
+        namespace = deployment["metadata"]["namespace"]
+        return len(await self._named(CONFIG_MAP, namespace, names)) < len(set(names))
 
     async def _deployments(self, namespace: str, test: str, pods: list[Raw]) -> dict[str, DeploymentView]:
         labels = selector({LABEL_OWNER_KIND: ABTEST.kind, LABEL_OWNER: test})

@@ -1,6 +1,7 @@
 """The gateway that stands beside a model server: its container, its configuration, the lineage's key."""
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,6 +28,20 @@ GATEWAY: Final = "gateway"
 PROBE_SECONDS: Final = 5
 DRAIN_PAUSE_SECONDS: Final = 5
 """Between the end of a pod's being an endpoint and its SIGTERM, so that proxies have heard of it."""
+STORE_SECONDS: Final = 40
+"""What the gateway takes at most, behind its last reply, to write the log to a slow store."""
+_OUTLAST: Final = """
+import socket, sys, time
+port, end = int(sys.argv[1]), time.monotonic() + int(sys.argv[2])
+while time.monotonic() < end:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except ConnectionRefusedError:
+        break
+    except OSError:
+        pass
+    time.sleep(0.25)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +58,21 @@ class Beside:
     def claim(self) -> str | None:
         """The claim that the log lies on."""
         return claim_of(self.config.log.store)
+
+    @property
+    def drain_seconds(self) -> int:
+        """From the pod's deletion to the end of the gateway's last reply, at most."""
+        limits = self.config.limits
+        return DRAIN_PAUSE_SECONDS + math.ceil(limits.drain_delay_seconds + limits.drain_seconds)
+
+    @property
+    def outlast(self) -> Manifest:
+        """The preStop hook of the model server behind it, which the gateway asks until its last reply.
+
+        It ends with the gateway's metrics, which go last (the users' port closes when the drain begins), or when the
+        drain's time is over: mostly seconds after SIGTERM. In the trainer's image, as the server's probe is.
+        """
+        return {"exec": {"command": ["python", "-I", "-c", _OUTLAST, str(METRICS_PORT), str(self.drain_seconds)]}}
 
 
 def gateway(

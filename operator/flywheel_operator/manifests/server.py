@@ -6,7 +6,7 @@ from flywheel_contract.paths import SERVER_PORT
 from flywheel_contract.uris import claim_of
 from flywheel_operator.manifests import gateway
 from flywheel_operator.manifests.common import Manifest, labels, mounts_of, pod_spec, resources, volumes
-from flywheel_operator.manifests.gateway import DRAIN_PAUSE_SECONDS, PROBE_SECONDS, Beside
+from flywheel_operator.manifests.gateway import DRAIN_PAUSE_SECONDS, PROBE_SECONDS, STORE_SECONDS, Beside
 from flywheel_operator.model.names import (
     ANNOTATION_MODEL_DIGEST,
     ANNOTATION_PRODUCTION,
@@ -27,7 +27,7 @@ from flywheel_operator.model.status import ModelRef
 SERVER: Final = "server"
 ROUTER: Final = "router"
 GRACE_SECONDS: Final = 90
-"""For the pause and the replies in flight; `runtime.terminationGracePeriodSeconds` speaks of checkpoints instead."""
+"""For the pause and the replies in flight, at least; `runtime.terminationGracePeriodSeconds` is for checkpoints."""
 
 
 def server(
@@ -99,7 +99,7 @@ def model_server(
         },
         "readinessProbe": {**health, "timeoutSeconds": 5, "failureThreshold": 3},
         "livenessProbe": {**health, "timeoutSeconds": 30, "failureThreshold": 12},
-        "lifecycle": {"preStop": {"sleep": {"seconds": DRAIN_PAUSE_SECONDS}}},
+        "lifecycle": {"preStop": beside.outlast if beside else {"sleep": {"seconds": DRAIN_PAUSE_SECONDS}}},
     }
     others: tuple[Manifest, ...] = ()
     if beside is not None:
@@ -111,8 +111,13 @@ def model_server(
         replicas=replicas,
         annotations={ANNOTATION_MODEL_DIGEST: model.digest},
         startup_seconds=spec.startup_timeout_seconds,
-        pod=pod_spec(runtime, container, vols, pull_secrets, others) | {"terminationGracePeriodSeconds": GRACE_SECONDS},
+        pod=pod_spec(runtime, container, vols, pull_secrets, others) | _grace(beside),
     )
+
+
+def _grace(beside: Beside | None) -> Manifest:
+    seconds = max(GRACE_SECONDS, beside.drain_seconds + STORE_SECONDS) if beside else GRACE_SECONDS
+    return {"terminationGracePeriodSeconds": seconds}
 
 
 def _parser(spec: ServingSpec) -> list[str]:
@@ -138,7 +143,7 @@ def gateway_server(
         replicas=replicas,
         annotations={},
         startup_seconds=GRACE_SECONDS,
-        pod=pod_spec(runtime, made, [*vols, *own], pull_secrets) | {"terminationGracePeriodSeconds": GRACE_SECONDS},
+        pod=pod_spec(runtime, made, [*vols, *own], pull_secrets) | _grace(beside),
     )
 
 

@@ -77,7 +77,7 @@ class ABTestStatus(BaseStatus):
 
     phase: ABTestPhase = Field(ABTestPhase.PENDING, description="Where it is in its life.")
     verdict: AbVerdictStatus | None = Field(None, description="What came out.")
-    resolved: ABTestSpec | None = Field(None, description="The spec with every default written out.")
+    resolved: ABTestSpec | None = Field(None, description="The spec with every default and every prompt written out.")
     trial: bool = Field(False, description="Its days are shorter than 24h: what it says is for trying things out.")
     control: ModelRef | None = Field(None, description="What the control was when the window began.")
     treatment: ModelRef | None = Field(None, description="What the treatment was.")
@@ -91,6 +91,9 @@ class ABTestStatus(BaseStatus):
     mismatch: bool = Field(False, description="A look found the arms' sizes off: the treatment is paused.")
     router_config: str | None = Field(None, description="The ConfigMap that the router runs with.")
     server_start_time: Time | None = Field(None, description="When its servers were first asked for.")
+    away_time: Time | None = Field(
+        None, description="Since when users are sent to its router no more: router and arms drain from here on."
+    )
     metrics: list[MetricOutcome] = Field(
         default_factory=list,
         description="Primaries and guardrails at the last look.",

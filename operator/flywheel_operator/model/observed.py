@@ -64,6 +64,9 @@ class ServerView:
     """The controller has seen the newest spec."""
     message: str = ""
     """Why it is not ready, where something says so."""
+    config_lost: bool = False
+    """The gateway's ConfigMap that its pods mount is gone: those that run go on, and new ones do not start. Looked at
+    for the Generation's own server while it is up, not for those of its mates."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,7 +84,7 @@ def _prepare(draft: Draft[ABTestStatus], observed: ObservedABTest) -> None:
         phase=ABTestPhase.PROVISIONING,
         start_time=observed.now,
         server_start_time=observed.now,
-        resolved=spec,
+        resolved=found[2],
         trial=seconds(spec.day_length) < 86400,
         control=found[0],
         treatment=found[1],

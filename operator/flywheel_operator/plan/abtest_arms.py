@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
-from flywheel_contract.characters import Character
 from flywheel_contract.experiment import Arm
 from flywheel_contract.online import traffic_uri
 from flywheel_operator.manifests.common import Manifest, labels, owner_reference
 from flywheel_operator.manifests.gateway import GATEWAY, config_map, gateway, key_secret
 from flywheel_operator.manifests.server import SERVER, gateway_server, model_server
-from flywheel_operator.model.abtest import Variant
+from flywheel_operator.model.abtest import ABTestSpec, Variant
 from flywheel_operator.model.names import (
     LABEL_COMPONENT,
     LABEL_OWNER,
@@ -19,6 +18,7 @@ from flywheel_operator.model.names import (
 from flywheel_operator.model.objects import ABTest, Generation
 from flywheel_operator.model.observed import ObservedABTest
 from flywheel_operator.model.phases import ABTestPhase, Phase
+from flywheel_operator.model.serving import CharacterSpec
 from flywheel_operator.model.status import ModelRef
 from flywheel_operator.plan.actions import Ref
 from flywheel_operator.plan.draft import Draft
@@ -55,16 +55,22 @@ def server_name(observed: ObservedABTest, arm: Arm) -> str:
     return child_name(observed.test.metadata.name, f"{arm.value}-server")
 
 
-def check(observed: ObservedABTest) -> tuple[ModelRef, ModelRef] | Missing:
-    """What the arms are, or the first thing that is missing."""
+def check(observed: ObservedABTest) -> tuple[ModelRef, ModelRef, ABTestSpec] | Missing:
+    """What the arms are and the spec with the prompts themselves in it, or the first thing that is missing."""
     found = []
     for side in sides(observed):
         reference = _reference(observed, side)
         if isinstance(reference, Missing):
             return reference
         found.append(reference)
-    characters = resolve_characters(observed.test.spec.characters, observed)
-    return characters if isinstance(characters, Missing) else (found[0], found[1])
+    spec = observed.test.spec
+    characters = resolve_characters(spec.characters, observed)
+    if isinstance(characters, Missing):
+        return characters
+    inline = [
+        CharacterSpec.model_validate({**c.model_dump(), "system_prompt": c.system_prompt or None}) for c in characters
+    ]
+    return found[0], found[1], spec.model_copy(update={"characters": inline})
 
 
 def _reference(observed: ObservedABTest, side: Side) -> ModelRef | Missing:
@@ -118,7 +124,7 @@ def _unfit(generation: Generation, field: str, test: ABTest) -> Missing | None:
 def apply_arms(draft: Draft[Any], observed: ObservedABTest) -> None:
     """Asks for the Services of both arms, and for the servers of those that are no Generations."""
     if observed.test.status.phase is not ABTestPhase.RUNNING:
-        draft.create.append(key_secret(observed.test.spec.lineage, _unowned(observed)))
+        draft.create.append(key_secret(observed.test.spec.lineage, _metadata(observed, GATEWAY)))
     for side in sides(observed):
         draft.apply.append(_service(observed, side))
         if side.variant.generation is None:
@@ -148,11 +154,20 @@ def remove_arm(draft: Draft[Any], observed: ObservedABTest, arm: Arm) -> None:
         draft.delete.append(Ref("apps/v1", "Deployment", server_name(observed, arm)))
 
 
+def remove_services(draft: Draft[Any], observed: ObservedABTest) -> None:
+    """Removes the Services of the arms. A test that got no further than its first pass may have found their names
+    taken."""
+    if observed.test.status.start_time is not None:
+        draft.delete.extend(Ref("v1", "Service", service_name(observed, arm)) for arm in Arm)
+
+
 def _apply_server(draft: Draft[Any], observed: ObservedABTest, side: Side) -> None:
     test, spec = observed.test, observed.test.spec
     name = server_name(observed, side.arm)
-    characters = resolve_characters(spec.characters, observed)
-    prompts: list[Character] = [] if isinstance(characters, Missing) else characters
+    # What is measured stays what it was at the start: the resolved spec holds the prompts themselves.
+    characters = resolve_characters((draft.status.resolved or spec).characters, observed)
+    if isinstance(characters, Missing):
+        return  # a test from before prompts were written down: its server stays as it is
     service, model = side.variant.service, side.variant.model
     beside = gateway(
         image=observed.settings.gateway_image,
@@ -160,11 +175,12 @@ def _apply_server(draft: Draft[Any], observed: ObservedABTest, side: Side) -> No
         serves=name,
         lineage=spec.lineage,
         artifacts=spec.artifacts.uri,
-        characters=prompts,
+        characters=characters,
         upstream=f"http://{service.name}:{service.port}" if service else None,
     )
     metadata = _metadata(observed, f"{side.arm.value}-{SERVER}")
-    draft.create.append(config_map(name, beside, metadata))
+    owned = {**metadata, "ownerReferences": [owner_reference("ABTest", test.metadata)]}
+    draft.create.append(config_map(name, beside, owned))
     common: dict[str, Any] = {
         "name": name,
         "metadata": metadata,
@@ -205,15 +221,9 @@ def _service(observed: ObservedABTest, side: Side) -> Manifest:
 
 
 def _metadata(observed: ObservedABTest, component: str) -> Manifest:
+    """Without an owner: a foreground deletion must not take away what users are sent to. See `leave`."""
     metadata = observed.test.metadata
     return {
         "namespace": metadata.namespace,
         "labels": labels("ABTest", metadata.name, component, observed.test.spec.lineage),
-        "ownerReferences": [owner_reference("ABTest", metadata)],
     }
-
-
-def _unowned(observed: ObservedABTest) -> Manifest:
-    metadata = _metadata(observed, GATEWAY)
-    del metadata["ownerReferences"]
-    return metadata

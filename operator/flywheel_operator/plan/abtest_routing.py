@@ -1,12 +1,12 @@
 """How the users of a lineage reach an ABTest, and how they get away from it again."""
 
-from typing import Any
+from typing import Any, Final
 
 from flywheel_contract.experiment import Arm
 from flywheel_operator.decide.production import route
 from flywheel_operator.manifests import router
 from flywheel_operator.manifests.common import labels, owner_reference
-from flywheel_operator.manifests.router_config import RouterConfig, Upstream
+from flywheel_operator.manifests.router_config import RouterConfig, Timeouts, Upstream
 from flywheel_operator.manifests.server import ROUTER, public_service
 from flywheel_operator.model.names import child_name, lineage_key_name
 from flywheel_operator.model.observed import ObservedABTest
@@ -15,6 +15,9 @@ from flywheel_operator.model.production import ProductionRecord
 from flywheel_operator.plan.abtest_arms import ARM_PORT, service_name
 from flywheel_operator.plan.actions import Ref, SwitchProduction
 from flywheel_operator.plan.draft import Draft
+
+READ_MARGIN_SECONDS: Final = 30
+"""The router waits for longer than the gateway may take, whose own answer says what went wrong."""
 
 
 def router_name(observed: ObservedABTest) -> str:
@@ -33,10 +36,12 @@ def apply_router(draft: Draft[Any], observed: ObservedABTest, *, split: bool, pa
     metadata = {
         "namespace": test.metadata.namespace,
         "labels": labels("ABTest", test.metadata.name, ROUTER, spec.lineage),
-        "ownerReferences": [owner_reference("ABTest", test.metadata)],
     }
-    draft.create.append(router.config_map(test.metadata.name, config, metadata))
-    draft.apply.append(router.disruption_budget(name, metadata))
+    # The Deployment has no owner: a foreground deletion must not take it away while users come through it. Pods that
+    # run need neither of the others.
+    owned = {**metadata, "ownerReferences": [owner_reference("ABTest", test.metadata)]}
+    draft.create.append(router.config_map(test.metadata.name, config, owned))
+    draft.apply.append(router.disruption_budget(name, owned))
     draft.apply.append(
         router.deployment(
             name=name,
@@ -55,13 +60,15 @@ def apply_router(draft: Draft[Any], observed: ObservedABTest, *, split: bool, pa
 
 def _config(observed: ObservedABTest, *, split: bool, paused: bool) -> RouterConfig:
     test, spec = observed.test, observed.test.spec
+    limits = spec.serving.gateway.limits
     control = Upstream((f"{service_name(observed, Arm.CONTROL)}:{ARM_PORT}",))
     common: dict[str, Any] = {
         "lineage": spec.lineage,
         "production": control,
         "user_header": spec.identity.user_header,
         "trusted_proxies": tuple(spec.identity.trusted_proxies),
-        "max_body_bytes": spec.serving.gateway.limits.body_bytes,
+        "max_body_bytes": limits.body_bytes,
+        "timeouts": Timeouts(read=max(Timeouts().read, limits.timeout_seconds + READ_MARGIN_SECONDS)),
     }
     if not split:
         return RouterConfig(**common)
@@ -114,11 +121,18 @@ def serves_alone(observed: ObservedABTest) -> bool:
     return record.router == observed.test.metadata.name and record.serving is None
 
 
-def retire(draft: Draft[Any], observed: ObservedABTest) -> None:
-    """The Service points at the router no more, whatever else there is."""
+def retire(draft: Draft[Any], observed: ObservedABTest) -> bool:
+    """The Service points at the router no more, whatever else there is; says whether that was so already."""
     record = observed.production.record if observed.production else ProductionRecord()
-    if record.router == observed.test.metadata.name:
-        _switch(draft, observed, route(record, None))
+    if record.router != observed.test.metadata.name:
+        return True
+    _switch(draft, observed, route(record, None))
+    return False
+
+
+def drain_seconds(observed: ObservedABTest) -> int:
+    """How long the router's pods, once removed, may still send requests to the arms."""
+    return router.drain_seconds(_config(observed, split=True, paused=False))
 
 
 def remove_router(draft: Draft[Any], observed: ObservedABTest) -> None:

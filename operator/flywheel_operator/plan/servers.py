@@ -1,5 +1,6 @@
 """A Generation's model server with its gateway: everything that has to be there for it, at once."""
 
+from flywheel_contract.characters import Character
 from flywheel_operator.manifests.common import labels
 from flywheel_operator.manifests.gateway import GATEWAY, Beside, config_map, config_name, gateway, key_secret
 from flywheel_operator.manifests.server import server
@@ -8,6 +9,7 @@ from flywheel_operator.model.observed import ObservedGeneration
 from flywheel_operator.model.status import GenerationStatus, ModelRef
 from flywheel_operator.plan.actions import Manifest, Ref
 from flywheel_operator.plan.draft import Draft
+from flywheel_operator.plan.prerequisites import Missing, resolve_characters
 
 
 def apply_server(
@@ -39,15 +41,23 @@ def beside_server(observed: ObservedGeneration) -> Beside | None:
     spec = observed.generation.spec
     if spec.serving.gateway.mode == "Disabled":
         return None
-    inline = [c.with_prompt(c.system_prompt or "") for c in spec.characters if c.system_prompt_from is None]
     return gateway(
         image=observed.settings.gateway_image,
         spec=spec.serving.gateway,
         serves=observed.generation.metadata.name,
         lineage=spec.lineage,
         artifacts=spec.artifacts.uri,
-        characters=observed.snapshot.characters if observed.snapshot else inline,
+        characters=_characters(observed),
     )
+
+
+def _characters(observed: ObservedGeneration) -> list[Character]:
+    """As they were at the start. Where the snapshot was deleted, as they are now; those without a prompt at all are
+    left out: the others' users are served."""
+    if observed.snapshot is not None:
+        return observed.snapshot.characters
+    found = [resolve_characters([c], observed) for c in observed.generation.spec.characters]
+    return [character for each in found if not isinstance(each, Missing) for character in each]
 
 
 def _metadata(observed: ObservedGeneration) -> Manifest:

@@ -215,7 +215,10 @@ def _scale(draft: Draft[GenerationStatus], observed: ObservedGeneration, place: 
         if left > 0:
             draft.look_again(left)
             return
-    if view is None or view.replicas != wanted or view.model_digest != candidate.digest:
+    # `apply_server` makes the gateway's ConfigMap and key anew, too. Where another version of the operator made the
+    # server, the ConfigMap has another name today, and the Deployment rolls over to it.
+    changed = view is None or view.replicas != wanted or view.model_digest != candidate.digest
+    if changed or (view is not None and view.config_lost and wanted > 0):
         apply_server(draft, observed, candidate, wanted)
 
 

@@ -11,6 +11,7 @@ from flywheel_operator.model.objects import ABTest
 from flywheel_operator.model.observed import ObservedGeneration
 from flywheel_operator.model.phases import ABTEST_TERMINAL, ABTestPhase, Phase, Verdict
 from flywheel_operator.model.production import Served
+from flywheel_operator.model.serving import IdentitySpec, LimitsSpec, ServingSpec
 from flywheel_operator.model.status import GenerationStatus
 from flywheel_operator.plan import reasons
 from flywheel_operator.plan.actions import Manifest
@@ -96,10 +97,32 @@ def _generations(test: ABTest) -> set[str | None]:
     return {test.spec.control.generation, test.spec.treatment.generation}
 
 
+def _widest(observed: ObservedGeneration, serving: Served) -> LimitsSpec:
+    """The Generation's limits; of what the router has to let through, the larger one of both arms."""
+    own = observed.generation.spec.serving.gateway.limits
+    control = observed.generations.get(serving.generation)
+    if control is None:
+        return own
+    other = control.spec.serving.gateway.limits
+    return own.model_copy(
+        update={
+            "body_bytes": max(own.body_bytes, other.body_bytes),
+            "timeout_seconds": max(own.timeout_seconds, other.timeout_seconds),
+        }
+    )
+
+
 def _manifest(observed: ObservedGeneration, name: str, template: ABTestTemplate, serving: Served) -> Manifest:
     generation = observed.generation
+    gateway = generation.spec.serving.gateway
+    given = {field: getattr(template, field) for field in ABTestTemplate.model_fields}
+    if template.identity == IdentitySpec():
+        # By value: the API server writes the defaults out, so nobody can tell what was left out.
+        given["identity"] = gateway.identity
     spec = ABTestSpec(
-        **{field: getattr(template, field) for field in ABTestTemplate.model_fields},
+        **given,
+        # The router stands before the gateways, and must not be stricter than they are.
+        serving=ServingSpec(gateway=gateway.model_copy(update={"limits": _widest(observed, serving)})),
         lineage=generation.spec.lineage,
         control=Variant(generation=serving.generation),
         treatment=Variant(generation=generation.metadata.name),
