@@ -11,12 +11,14 @@ from e2e.world.online import (
     PEOPLE,
     SERVING,
     TEMPLATE,
+    abtest,
     claim_path,
     ended,
     in_phase,
     nobody_lost,
     people,
     put_voices,
+    running,
     voice_uri,
 )
 from e2e.world.world import World, serving, stage
@@ -80,6 +82,23 @@ def test_the_next_generation_learns_from_the_chats_and_wins_its_users(first: Wor
     assert curate["counts"]["promptsUser"] == len(from_chats)
     trained_on = {source["digest"] for source in _manifest(first, status, "sft")["inputs"]}
     assert curate["outputs"]["prompts"] in trained_on
+
+
+@pytest.mark.parametrize("how", ["background", "foreground"])
+def test_a_running_test_that_is_deleted_cuts_nobody_off(first: World, how: str) -> None:
+    """Whoever comes in while it goes is served, also on connections from before; Argo CD deletes in the foreground."""
+    first.serves("loop-2")
+    test = abtest(f"leaving-{how}", "loop", control="plain", treatment="plain")
+    test["spec"]["control"] = {"generation": "loop-2"}
+    first.kubectl.apply(test)
+    name = test["metadata"]["name"]
+    running(first, name)
+    with people(first, "loop", seed=2) as crowd:
+        first.kubectl.wait("abt", name, lambda _: crowd.tally().answered > 30, 60)
+        first.kubectl("delete", "abt", name, f"--cascade={how}", "--timeout=180s")
+        nobody_lost(crowd.ended(240))
+    for kind in ("deployment", "service"):
+        assert not [o for o in first.kubectl.list(kind) if o["metadata"]["name"].startswith(name)]
 
 
 def _chatted(world: World, uri: str) -> set[str]:

@@ -83,14 +83,17 @@ def abtest(name: str, lineage: str, control: str, treatment: str, **spec: Any) -
 
 @contextmanager
 def trying(world: World, test: Manifest) -> Iterator[str]:
-    """Makes a test, enters once its users are split, answers its name, and deletes it: its control would serve on."""
+    """Makes a test, enters once its users are split, answers its name, and deletes it: its control would serve on.
+
+    It takes its time to go, which nobody waits for.
+    """
     name = test["metadata"]["name"]
     world.kubectl.apply(test)
     try:
         running(world, name)
         yield name
     finally:
-        world.kubectl("delete", "abt", name, "--timeout=120s")
+        world.kubectl("delete", "abt", name, "--wait=false")
 
 
 def running(world: World, name: str, seconds: float = 240) -> Manifest:
