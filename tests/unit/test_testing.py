@@ -1,5 +1,6 @@
 """Between the gates and the promotion: the online test of a Generation."""
 
+import dataclasses
 import random
 from typing import Any
 
@@ -9,6 +10,7 @@ from flywheel_operator.model.abtest_status import AbVerdictStatus
 from flywheel_operator.model.experiment import AbReason, AbVerdict
 from flywheel_operator.model.names import COMMAND_ABORT, test_name
 from flywheel_operator.model.phases import ABTestPhase, Phase, Verdict
+from flywheel_operator.plan import generation
 from tests.unit.lab import Lab
 
 TEST = "gen-2-test"
@@ -144,6 +146,16 @@ def test_what_serves_the_users_of_a_test_never_brings_the_service_back(lab: Lab)
     assert lab.services == {}
     lab.step("gen-1")
     assert lab.serving() == "gen-1"
+
+
+@pytest.mark.parametrize("phase", [ABTestPhase.PENDING, ABTestPhase.RUNNING])
+def test_a_lost_configuration_of_its_gateway_is_made_anew(lab: Lab, phase: ABTestPhase) -> None:
+    status(lab, phase=phase)
+    observed = lab.observe("gen-2")
+    assert generation.plan(observed).create == ()
+    view = dataclasses.replace(observed.servers["gen-2"], config_lost=True)
+    plan = generation.plan(dataclasses.replace(observed, servers={**observed.servers, "gen-2": view}))
+    assert [m["kind"] for m in plan.create] == ["Secret", "ConfigMap"]
 
 
 def test_production_that_moved_during_the_test_makes_it_stale(lab: Lab) -> None:

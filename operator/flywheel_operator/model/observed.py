@@ -68,6 +68,10 @@ class ServerView:
     """The gateway's ConfigMap that its pods mount is gone: those that run go on, and new ones do not start. Looked at
     for the Generation's own server while it is up, not for those of its mates."""
 
+    def is_as_wanted(self, model_digest: str, replicas: int) -> bool:
+        """Whether there is nothing to ask for: so many pods of this model, and what they mount."""
+        return self.model_digest == model_digest and self.replicas == replicas and not self.config_lost
+
 
 @dataclass(frozen=True, slots=True)
 class DeploymentView:

@@ -194,7 +194,7 @@ def _tested(draft: Draft[GenerationStatus], observed: ObservedGeneration, candid
     if found and draft.status.phase is Phase.TESTING:
         # What its server may take to answer is counted from here: it has been up all through the test.
         draft.set(server_start_time=observed.now)
-    elif not found and observed.generation.metadata.name not in observed.servers:
+    elif not found and ((view := observed.servers.get(draft.metadata.name)) is None or view.config_lost):
         apply_server(draft, observed, candidate, observed.generation.spec.serving.replicas)
     return found
 
@@ -209,7 +209,7 @@ def server_ready(draft: Draft[GenerationStatus], observed: ObservedGeneration, c
     if draft.status.server_start_time is None:
         draft.set(server_start_time=observed.now)
     view = observed.servers.get(name)
-    if view is None or view.model_digest != candidate.digest or view.replicas != spec.replicas:
+    if view is None or not view.is_as_wanted(candidate.digest, spec.replicas):
         apply_server(draft, observed, candidate, spec.replicas)
         draft.condition(reasons.PROGRESSING, "True", reasons.SERVER_STARTING, "its model server starts")
         draft.look_again(SERVER_POLL_SECONDS)

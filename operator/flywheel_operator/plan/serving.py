@@ -217,8 +217,7 @@ def _scale(draft: Draft[GenerationStatus], observed: ObservedGeneration, place: 
             return
     # `apply_server` makes the gateway's ConfigMap and key anew, too. Where another version of the operator made the
     # server, the ConfigMap has another name today, and the Deployment rolls over to it.
-    changed = view is None or view.replicas != wanted or view.model_digest != candidate.digest
-    if changed or (view is not None and view.config_lost and wanted > 0):
+    if view is None or not view.is_as_wanted(candidate.digest, wanted):
         apply_server(draft, observed, candidate, wanted)
 
 
