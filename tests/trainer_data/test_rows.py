@@ -109,6 +109,16 @@ def calling(arguments: dict[str, Any]) -> list[dict[str, Any]]:
 ROW_CASES = [
     ("{", "is no JSON (Expecting property name enclosed in double quotes at column 2); write one JSON object per line"),
     ("[1]", ": a row is a JSON object, this is a list; write one object per line"),
+    ("[" * 100_000 + "]" * 100_000, "is nested hundreds of levels deep; write a flat row"),
+    (
+        '{"user": "u", "conversation": "c", "messages": [{"role": "user", "content": "a"}], "signals": '
+        + '{"a": ' * 600
+        + "1"
+        + "}" * 600
+        + "}",
+        ": signals is nested hundreds of levels deep; write a flat row; docs/data.md describes the row",
+    ),
+    ('{"a": ' + "1" * 5000 + "}", "holds a number of thousands of digits; take it out"),
     (
         without(TRAFFIC, "user"),
         ": the row has no user id; give every row the id of its user, the hold-out is split by it",

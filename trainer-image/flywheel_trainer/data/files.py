@@ -34,6 +34,9 @@ class RawRow:
         return f"{self.file}, {self.unit} {self.number}"
 
 
+TOO_DEEP: Final = "is nested hundreds of levels deep; write a flat row"
+
+
 def data_files(path: Path) -> list[Path]:
     """The files behind `path`, sorted by name.
 
@@ -115,6 +118,10 @@ def _json_rows(file: Path) -> Iterator[RawRow]:
             ) from error
         except UnicodeDecodeError as error:
             raise DataError(f"{file}, line {number} is not UTF-8; save the file as UTF-8") from error
+        except RecursionError as error:
+            raise DataError(f"{file}, line {number} {TOO_DEEP}") from error
+        except ValueError as error:
+            raise DataError(f"{file}, line {number} holds a number of thousands of digits; take it out") from error
         except (EOFError, gzip.BadGzipFile) as error:
             raise DataError(f"{file} is damaged after line {number} ({error}); write the file again") from error
 

@@ -25,7 +25,7 @@ from typing_extensions import TypedDict
 from flywheel_contract.stages import Origin
 from flywheel_trainer.data.feedback import FOLDER as FEEDBACK
 from flywheel_trainer.data.feedback import with_feedback
-from flywheel_trainer.data.files import NotFiniteNumberError, RawRow, raw_rows, without_nulls
+from flywheel_trainer.data.files import TOO_DEEP, NotFiniteNumberError, RawRow, raw_rows, without_nulls
 from flywheel_trainer.errors import DataError
 
 ROLES: Final = ("system", "user", "assistant", "tool")
@@ -128,6 +128,8 @@ class Row(BaseModel):
                     f"{name} holds half of a character (a surrogate without its pair), which UTF-8 cannot hold; take "
                     "it out"
                 ) from None
+            except RecursionError:
+                raise ValueError(f"{name} {TOO_DEEP}") from None
             except NotFiniteNumberError:
                 raise ValueError(f"{name} holds NaN or an infinite number; write a number, or leave it out") from None
         return known
