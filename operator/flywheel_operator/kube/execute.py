@@ -26,8 +26,8 @@ StatusT = TypeVar("StatusT", bound=Record)
 
 
 class Execution(Generic[StatusT]):
-    """One Plan about one object, carried out in the order that `Plan` documents, but for its Jobs: a quota or a policy
-    may refuse them for long, so they come after all that they do not concern. The first error ends it."""
+    """One Plan about one object, carried out in the order that `Plan` documents. The first error ends it, but for the
+    refusal of an ABTest's Job."""
 
     def __init__(self, api: Api, key: Key, metadata: Metadata, status: StatusT) -> None:
         """`metadata` and `status` are the object's as they were observed."""

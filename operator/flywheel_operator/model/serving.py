@@ -1,6 +1,6 @@
 """Spec pieces of what talks to users: characters, model servers, gateways."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field
 
@@ -36,6 +36,11 @@ class CharacterSpec(CharacterTraits):
         None, min_length=1, max_length=SYSTEM_PROMPT_MAX_LENGTH, description="Its system prompt, in your own words."
     )
     system_prompt_from: ConfigMapKey | None = Field(None, description="A ConfigMap that holds its system prompt.")
+
+    @classmethod
+    def inlined(cls, character: Character) -> Self:
+        """The character as a spec that holds its prompt itself: what status keeps of it for as long as it is needed."""
+        return cls.model_validate({**character.model_dump(), "system_prompt": character.system_prompt or None})
 
     def with_prompt(self, system_prompt: str) -> Character:
         """The character as stages and gateway know it, with the system prompt that was found."""

@@ -67,9 +67,7 @@ def check(observed: ObservedABTest) -> tuple[ModelRef, ModelRef, ABTestSpec] | M
     characters = resolve_characters(spec.characters, observed)
     if isinstance(characters, Missing):
         return characters
-    inline = [
-        CharacterSpec.model_validate({**c.model_dump(), "system_prompt": c.system_prompt or None}) for c in characters
-    ]
+    inline = [CharacterSpec.inlined(character) for character in characters]
     return found[0], found[1], spec.model_copy(update={"characters": inline})
 
 

@@ -52,11 +52,12 @@ class Plan(Generic[StatusT]):
     status: StatusT
     add_finalizer: str | None = None
     create: tuple[Manifest, ...] = ()
-    """Created where absent, never changed (Jobs, immutable ConfigMaps)."""
+    """Created where absent, never changed (immutable ConfigMaps). Jobs come after the switch: a quota or a policy may
+    refuse them for long, and nothing else is to wait for that."""
     apply: tuple[Manifest, ...] = ()
     """Applied server-side with our field manager (Deployments)."""
     switch: SwitchProduction | None = None
-    # Here the status is written, if it changed.
+    # Here the Jobs are created, then the status is written, if it changed.
     delete: tuple[Ref, ...] = ()
     """Deleted; absent is fine."""
     remove_finalizer: str | None = None

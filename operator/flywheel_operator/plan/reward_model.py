@@ -72,10 +72,7 @@ def _run(draft: Draft[RewardModelStatus], observed: ObservedRewardModel) -> None
     if draft.status.start_time is None:
         image = spec.runtime.image or observed.settings.trainer_image
         stages = [StageStatus(name=s) for s in REWARD_MODEL_STAGES]
-        inline = [
-            CharacterSpec.model_validate({**c.model_dump(), "system_prompt": c.system_prompt or None})
-            for c in characters
-        ]
+        inline = [CharacterSpec.inlined(character) for character in characters]
         resolved = spec.model_copy(update={"characters": inline})
         draft.set(start_time=observed.now, resolved=resolved, trainer_image=image, stages=stages)
     # The last stage's success and the verdict are written at once: there is always one that has not succeeded.
