@@ -1,9 +1,10 @@
-"""Laboratories in which whole lives of Generations are played."""
+"""Laboratories in which whole lives of Generations and ABTests are played."""
 
 import random
 
 import pytest
 
+from tests.unit.abtest_bench import Bench, between_generations
 from tests.unit.lab import Lab
 
 
@@ -22,3 +23,8 @@ def two(lab: Lab) -> Lab:
     assert lab.serving() == "gen-2"
     assert lab.deployments["gen-1-server"]["spec"]["replicas"] == 0
     return lab
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return between_generations()

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flywheel_contract.experiment import (
@@ -200,6 +200,12 @@ statistics = st.builds(
 logs = st.dictionaries(st.sampled_from(list(PRODUCT)), statistics | st.sampled_from(list(PRODUCT.values())))
 
 
+NOBODY = ArmStatistics(n=0, mean=0.0, variance=None, numerator=0.0, denominator=0.0)
+PER_NOTHING = ArmStatistics(n=87, mean=0.0, variance=None, numerator=7.0, denominator=5e-324)
+
+
+@example({"safetyViolationsPerMessage": NOBODY}, 0, 1.0, 1)
+@example({"safetyViolationsPerMessage": PER_NOTHING}, 1, 3.5, 27)
 @given(logs, st.integers(0, 10**8), st.floats(0.001, 10), st.integers(1, 60))
 def test_every_log_has_an_outlook(metrics: dict[str, ArmStatistics], users: int, target: float, days: int) -> None:
     expected = seen(metrics, users, target, days)

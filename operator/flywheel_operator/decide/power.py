@@ -156,7 +156,7 @@ def _guardrail_power(
 
 
 def _relative_chance(margin: float | None, statistics: ArmStatistics, control: float, treatment: float) -> float | None:
-    if margin is None:
+    if margin is None or statistics.n == 0:
         return None
     if statistics.mean == 0:
         return 0.0  # without an event there is no relative increase, and so no bound of it
@@ -168,6 +168,8 @@ def _absolute_chance(guardrail: Guardrail, statistics: ArmStatistics, control: f
     """The bound's usual distance above the difference, held against the margin and the difference's own scatter."""
     if guardrail.absolute_margin is None or not _measurable(statistics, control, treatment):
         return None
+    if guardrail.metric in RATES and statistics.denominator < 1:
+        return None  # a rate of nothing: what it is counted per did not happen once
     variance = statistics.variance or 0.0
     distance = _ONE_SIDED_Z * math.sqrt(variance / control + variance / treatment)
     scatter = distance / _ONE_SIDED_Z
